@@ -1,0 +1,45 @@
+"""medseg: the code behind the course, small enough to read in an evening.
+
+Shapes are written with one alphabet everywhere, in docstrings and in comments:
+
+    B batch    C image channels    K classes    D, H, W depth, height, width
+
+Models take images ``(B, C, *spatial)`` and return logits ``(B, K, *spatial)`` of the
+same spatial size. Labels are integers ``(B, *spatial)``. ``K = 1`` is the binary
+shorthand: one foreground logit, and a sigmoid. Distances are in millimetres and need
+the voxel ``spacing``, in the order of the array's axes.
+
+Each public name has one home: ``medseg.losses.dice_loss`` is in ``losses.py``.
+``import medseg`` loads nothing else; a module is loaded when it is first used.
+"""
+
+from importlib import import_module
+from types import ModuleType
+
+__version__ = "0.1.0"
+
+__all__ = [  # noqa: RUF022 - in the order of the layers
+    "checks",
+    "losses",
+    "metrics",
+    "statistics",
+    "phantoms",
+    "models",
+    "transforms",
+    "inference",
+    "datasets",
+    "training",
+    "plots",
+    "course",
+    "cli",
+]
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name in __all__:
+        return import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,1 @@
+"""The networks of the book, one family a file, each readable top to bottom."""
