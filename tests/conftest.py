@@ -1,0 +1,15 @@
+"""What every test starts from."""
+
+import os
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    """The same random numbers whichever tests ran before."""
+    torch.manual_seed(0)

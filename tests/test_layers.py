@@ -1,0 +1,92 @@
+"""A module of the package imports only from lower layers."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import medseg
+
+PACKAGE = Path(medseg.__file__).parent
+LAYERS = [
+    ["checks"],
+    ["losses", "metrics", "statistics", "crf", "classical", "volumes", "phantoms"]
+    + ["checkpoints", "imagefiles", "archives"]
+    + ["models.layers", "models.vgg", "models.resnet", "models.xception"],
+    ["models.fcn", "models.unet", "models.deeplab", "models.deepmedic"]
+    + ["models.highresnet", "models.summary"]
+    + ["measures", "transforms", "inference"],
+    ["datasets", "training", "plots"],
+    ["recipes"],
+    ["course", "cli"],
+    ["__main__"],
+]
+LAYER = {name: depth for depth, names in enumerate(LAYERS) for name in names}
+FILES = {
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+}
+MODULES = [name for name in FILES if not name.endswith("__init__")]
+
+
+def imported_modules(node):
+    """Modules of the package that one import statement names, as 'models.unet'."""
+    if isinstance(node, ast.Import):
+        names = [alias.name for alias in node.names]
+    elif isinstance(node, ast.ImportFrom):
+        assert node.level == 0, f"line {node.lineno}: write the full name, from medseg"
+        names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    else:
+        return set()
+    inside = {name.removeprefix("medseg.") for name in names if "medseg." in name}
+    return {name for name in inside if name in FILES}
+
+
+def problems(name, source):
+    """What is wrong with the imports of a module, one line for each."""
+    tree = ast.parse(source)
+    found = [
+        f"{name} imports {other}, which is not in a lower layer"
+        for node in ast.walk(tree)
+        for other in sorted(imported_modules(node))
+        if LAYER[other] >= LAYER[name]
+    ]
+    found += [
+        f"{name}:{node.lineno} imports *"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.names[0].name == "*"
+    ]
+    found += [
+        f"{name}:{node.lineno} imports {', '.join(imported_modules(node))} late"
+        for function in ast.walk(tree)
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        for node in ast.walk(function)
+        if imported_modules(node)
+    ]
+    return found
+
+
+def test_every_module_has_a_layer_and_a_name_that_says_what_it_holds():
+    assert set(MODULES) <= set(LAYER)
+    assert not {"utils", "helpers", "misc"} & {name.split(".")[-1] for name in FILES}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_module_imports_only_from_lower_layers(name):
+    assert problems(name, FILES[name].read_text()) == []
+
+
+@pytest.mark.parametrize(
+    ("source", "problem"),
+    [
+        ("from medseg.training import train", "not in a lower layer"),
+        ("from medseg import training", "not in a lower layer"),
+        ("import medseg.inference", "not in a lower layer"),  # its own layer
+        ("from medseg.checks import *", r"inference:1 imports \*"),
+        ("def f():\n    from medseg import checks", "inference:2 imports checks late"),
+    ],
+)
+def test_the_test_sees(source, problem):
+    found = problems("inference", source)
+    with pytest.raises(AssertionError, match=problem):
+        assert not found, found
