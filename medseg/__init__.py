@@ -32,6 +32,7 @@ __all__ = [  # noqa: RUF022 - in the order of the layers
     "training",
     "plots",
     "course",
+    "commands",
     "cli",
 ]
 

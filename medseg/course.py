@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from IPython.display import HTML, Code
+from IPython.display import HTML, Markdown
 from torch import Tensor, nn
 
 import medseg
@@ -101,14 +101,18 @@ def cases(name: str, split: str, limit: int | None = None) -> list[datasets.Imag
 
     Returns:
         The cases, in a fixed order.
+
+    Raises:
+        ValueError: Another name or split, or the data set is damaged.
     """
     try:
-        if profile() != "quick" and not datasets.is_available(name):
+        wanted = profile() != "quick" and datasets.info(name).url is not None
+        if wanted and not datasets.is_available(name):
             datasets.download(name)
         found = datasets.load(name, split, limit=limit)
         print(f"{name}, {split}: {len(found)} real images")
         return found
-    except (OSError, ValueError) as error:  # not there, no way to fetch it, no network
+    except OSError as error:  # not there, and no way to fetch it
         first_line = str(error).splitlines()[0]
         found = _drawn_cases(name, split, limit)
         print(f"{name}, {split}: {len(found)} DRAWN images (phantoms): {first_line}")
@@ -129,7 +133,7 @@ def _drawn_cases(name: str, split: str, limit: int | None) -> list[datasets.Imag
     return drawn
 
 
-def show(thing: Any) -> Code:
+def show(thing: Any) -> Markdown:
     """Return the source of a function, class or module of the package, to be read.
 
     Args:
@@ -138,7 +142,7 @@ def show(thing: Any) -> Code:
     Raises:
         TypeError: It has no Python source, as a value or a compiled function.
     """
-    return Code(inspect.getsource(thing).rstrip(), language="python")
+    return Markdown(f"```python\n{inspect.getsource(thing).rstrip()}\n```")
 
 
 def assert_same(

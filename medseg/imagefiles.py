@@ -268,13 +268,7 @@ def _read_pixels(path: Path, *, indices: bool = False) -> NDArray[Any]:
         pixels, pages = _decode(path, indices)
     except FileNotFoundError:
         raise
-    except (
-        OSError,
-        SyntaxError,  # what Pillow raises for a broken PNG
-        ValueError,
-        tifffile.TiffFileError,
-        Image.DecompressionBombError,
-    ) as error:
+    except Exception as error:  # decoders stumble over damage in a dozen ways
         raise ValueError(
             f"{path} cannot be read as an image ({error}). It may be cut off or "
             "damaged: open it in a viewer, get it again, or leave it and its partner "

@@ -169,7 +169,7 @@ def em_membranes(
         ValueError: A number is out of its range.
 
     Source:
-        arganda2015crowdsourcing, for the task and the size of a pixel.
+        argandacarreras2015crowdsourcing, for the task and the size of a pixel.
 
     Example:
         >>> phantom = em_membranes((64, 64))

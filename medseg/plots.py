@@ -39,8 +39,8 @@ OKABE_ITO = (
 )
 TRUTH_COLOUR = "#56B4E9"
 PRED_COLOUR = "#E69F00"
-# On a dark image, blue cannot be seen: classes start with lighter colours.
-CLASS_COLOURS = tuple(OKABE_ITO[i] for i in (4, 1, 2, 6, 5, 3))
+# On a dark image blue is hard to see: for classes it comes last.
+CLASS_COLOURS = tuple(OKABE_ITO[i] for i in (4, 1, 2, 6, 5, 3, 0))
 
 Image = ArrayLike | Tensor
 
@@ -68,6 +68,8 @@ def set_style() -> None:
         {
             "figure.facecolor": "white",
             "figure.dpi": 100,
+            "figure.constrained_layout.h_pad": 0.08,
+            "figure.constrained_layout.w_pad": 0.06,
             "savefig.facecolor": "white",
             "savefig.dpi": 100,
             "axes.facecolor": "white",

@@ -7,13 +7,15 @@ usage: python scripts/notebooks.py run [--stale] [NOTEBOOK ...]
 run      executes notebooks from top to bottom, stores their outputs, writes the
          measured run time into the head, and records in the metadata a hash of the
          code, the versions, the device and the date. A notebook whose cell fails is
-         left as it was. --stale runs only those whose code has changed since.
+         left as it was. The figure of a cell tagged ``picture`` goes to book/static.
+         --stale runs only those whose code has changed since.
 check    fails when code has changed after the recorded run, or a file is not in the
          normal form (stable metadata, no widgets, no timings).
 address  writes the repository's address, from _config.yml, into links and set-up cells.
 """
 
 import argparse
+import base64
 import hashlib
 import json
 import os
@@ -151,7 +153,19 @@ def run(path: Path) -> None:
         },
     }
     write(normalise(notebook), path)
+    export_picture(notebook, path)
     print(f"{path.name}: {text}", flush=True)
+
+
+def export_picture(notebook: Any, path: Path) -> None:
+    """Store the figure of the cell tagged ``picture`` where README and book find it."""
+    for cell in notebook.cells:
+        if "picture" in cell.metadata.get("tags", []):
+            data = cell.outputs[0]["data"]["image/jpeg"]
+            target = ROOT / "book" / "static" / f"{path.stem}.jpg"
+            temporary = target.with_suffix(".tmp")
+            temporary.write_bytes(base64.b64decode(data))
+            os.replace(temporary, target)
 
 
 def kernel_facts(client: NotebookClient) -> dict[str, Any]:
@@ -163,12 +177,19 @@ def kernel_facts(client: NotebookClient) -> dict[str, Any]:
 
 
 def strip_noise(notebook: Any) -> None:
-    """Drop progress bars and other chatter on stderr."""
+    """Drop chatter on stderr, and join what ``print`` wrote in pieces."""
     for cell in notebook.cells:
-        if cell.cell_type == "code":
-            cell.outputs = [
-                output for output in cell.outputs if output.get("name") != "stderr"
-            ]
+        if cell.cell_type != "code":
+            continue
+        kept: list[Any] = []
+        for output in cell.outputs:
+            if output.get("name") == "stderr":
+                continue
+            if kept and output.get("name") == kept[-1].get("name") == "stdout":
+                kept[-1].text += output.text
+            else:
+                kept.append(output)
+        cell.outputs = kept
 
 
 def check(paths: list[Path]) -> int:

@@ -70,6 +70,26 @@ def test_an_unknown_data_set_is_no_reason_to_draw(quick):
         course.cases("dsb2081", "train")
 
 
+def test_a_damaged_data_set_is_no_reason_to_draw(quick, monkeypatch):
+    def damaged(*args, **kwargs):
+        raise ValueError("masks/00.png is damaged")
+
+    monkeypatch.setattr(datasets, "load", damaged)
+    with pytest.raises(ValueError, match="is damaged"):
+        course.cases("isbi2012", "train")
+
+
+def test_without_a_network_the_cases_are_drawn(monkeypatch, tmp_path, capsys):
+    def offline(name):
+        raise ConnectionError("no network")
+
+    monkeypatch.setenv("MEDSEG_DATA", str(tmp_path))
+    monkeypatch.setenv("MEDSEG_PROFILE", "cpu")
+    monkeypatch.setattr(datasets, "download", offline)
+    course.cases("dsb2018", "val", limit=1)
+    assert "DRAWN images (phantoms): no network" in capsys.readouterr().out
+
+
 def test_quick_never_downloads(quick, monkeypatch, tmp_path):
     def fail(name):
         raise AssertionError("downloads in the quick profile")
@@ -102,7 +122,7 @@ class Pair(nn.Module):
 
 def test_the_same_network_passes_whatever_its_weights_were(capsys):
     course.assert_same(Pair(), Pair(), torch.randn(2, 1, 8, 8))
-    assert "101 parameters" in capsys.readouterr().out
+    assert "105 parameters" in capsys.readouterr().out
 
 
 def test_the_packages_network_keeps_its_weights():

@@ -91,6 +91,16 @@ def test_transform_may_or_may_not_end_in_a_tensor(folders, channels, to_tensor):
         assert torch.equal(ours, expected.flip(-1))
 
 
+def test_transform_may_return_a_view_that_runs_backwards(folders):
+    def mirror(image, mask):
+        return {"image": image[:, ::-1], "mask": mask[:, ::-1]}
+
+    mirrored = MedicalImageDataset(*folders, mirror)[0]
+    plain = MedicalImageDataset(*folders)[0]
+    assert torch.equal(mirrored[0], plain[0].flip(-1))
+    assert torch.equal(mirrored[1], plain[1].flip(-1))
+
+
 def test_more_classes_come_as_int64_without_channel_axis(tmp_path):
     write(tmp_path / "images" / "x.png", np.zeros((2, 3), np.uint8))
     labels = np.array([[0, 1, 2], [2, 1, 0]], np.uint8)

@@ -164,6 +164,25 @@ def test_cut_off_files_are_refused_by_name(tmp_path, suffix, share):
         read_image(path)
 
 
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif", ".bmp"])
+@pytest.mark.filterwarnings("ignore")  # of decoders, about what they pass over
+def test_damaged_files_are_read_or_refused_by_name(tmp_path, suffix):
+    rng = np.random.default_rng(0)
+    whole = save(tmp_path / f"x{suffix}", COLOUR).read_bytes()
+    refused = unnamed = 0
+    for _ in range(100):
+        damaged = bytearray(whole)
+        damaged[rng.integers(len(whole))] = rng.integers(256)
+        (tmp_path / f"x{suffix}").write_bytes(damaged)
+        try:
+            read_image(tmp_path / f"x{suffix}")
+        except ValueError as error:
+            refused += f"x{suffix} " in str(error)
+            unnamed += f"x{suffix} " not in str(error)
+    assert refused > 5
+    assert unnamed == 0
+
+
 def test_missing_file_stays_a_missing_file(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"x\.png"):
         read_image(tmp_path / "x.png")
@@ -187,6 +206,7 @@ def test_image_is_a_copy_that_can_be_written_to():
         ([[0, 0]], [[0, 0]]),
         ([[1, 1]], [[1, 1]]),
         ([[255, 255]], [[1, 1]]),
+        ([[0, 250, 249]], [[0, 1, 1]]),  # what JPEG makes of 255
     ],
 )
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".bmp"])
@@ -228,6 +248,9 @@ def test_mask_values_that_are_no_8_bit_mask_are_named(tmp_path):
         read_mask(tmp_path / "m.tif")
     with pytest.raises(ValueError, match=r"0\.5, nan; expected whole numbers"):
         read_mask(tmp_path / "m.tif", num_classes=3)
+    tifffile.imwrite(tmp_path / "m.tif", np.array([[0, np.inf]], np.float32))
+    with pytest.raises(ValueError, match="inf; expected whole numbers"):
+        read_labels(tmp_path / "m.tif")
 
 
 def test_colour_mask_is_refused(tmp_path):
@@ -239,6 +262,8 @@ def test_classes_out_of_range_are_named_with_the_file(tmp_path):
     path = save(tmp_path / "m.png", np.array([[0, 1, 2, 3, 255]], np.uint8))
     with pytest.raises(ValueError, match=r"m\.png holds 3, 255, outside .* 0\.\.2"):
         read_mask(path, num_classes=3)
+    with pytest.raises(ValueError, match=r"m\.png holds 255, outside"):
+        read_mask(path, num_classes=255)
     assert read_mask(path, num_classes=256).tolist() == [[0, 1, 2, 3, 255]]
 
 

@@ -17,7 +17,7 @@ LAYERS = [
     + ["models.highresnet", "models.summary"]
     + ["measures", "transforms", "inference"],
     ["datasets", "training", "plots"],
-    ["recipes"],
+    ["recipes", "commands"],
     ["course", "cli"],
     ["__main__"],
 ]

@@ -203,6 +203,7 @@ def test_binary_shorthand_is_two_class_softmax_with_a_background_logit_of_zero()
         ({"class_weights": [1.0, -2.0, 1.0]}, "not negative, got values from -2 to 1"),
         ({"pixel_weights": torch.ones(2, 1, 4, 4)}, "and no channel axis"),
         ({"pixel_weights": torch.full((2, 4, 4), math.nan)}, "must be finite"),
+        ({"pixel_weights": torch.full((2, 4, 4), math.inf)}, "must be finite"),
     ],
 )
 def test_unfit_weights_are_refused_with_advice(weights, message):
@@ -267,6 +268,12 @@ def test_false_positive_on_an_absent_class_costs_and_has_a_gradient(num_classes,
     loss.backward()
     assert loss > quiet + 1e-4
     assert (logits.grad[0, -1, 30:34, 30:34] > 0).all()  # descent lowers them
+
+
+def test_gradient_is_finite_where_an_absent_class_has_no_probability_left():
+    logits = torch.full((1, 1, 4, 4), -1e4, requires_grad=True)
+    dice_loss(logits, torch.zeros(1, 4, 4, dtype=torch.long)).backward()
+    assert torch.isfinite(logits.grad).all()
 
 
 def test_absent_class_is_scored_by_its_complement():

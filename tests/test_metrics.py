@@ -229,6 +229,12 @@ def test_bad_input_is_refused_with_advice(error, probability, truth, options, me
         error(probability, truth, **options)
 
 
+@pytest.mark.parametrize("error", TRIO)
+def test_text_is_refused_as_a_probability(error):
+    with pytest.raises(TypeError, match="probability must hold numbers, got <U3"):
+        error([["0.1", "0.9"]], [[0, 1]])
+
+
 @pytest.mark.parametrize("error", [pixel_error, rand_error])
 def test_reference_without_cells_leaves_the_error_undefined(error):
     assert math.isnan(error(TWO_CELLS, np.zeros_like(TWO_CELLS)))
@@ -357,9 +363,9 @@ def test_shifted_membrane_costs_nothing(moved_by):
     assert pixels_wrong(np.roll(TWO_CELLS, moved_by, axis=1), TWO_CELLS) == 0
 
 
-@pytest.mark.parametrize("moved_by", [-3, 2, 3])
-def test_membrane_moves_by_its_own_thickness_at_no_cost(moved_by):
-    truth = picture(".....###...... " * 5)
+@pytest.mark.parametrize(("thickness", "moved_by"), [(3, -3), (3, 2), (8, -8), (8, 8)])
+def test_membrane_moves_by_its_own_thickness_at_no_cost(thickness, moved_by):
+    truth = picture(f"{'.' * 12}{'#' * thickness}{'.' * 12} " * 12)
     assert pixels_wrong(np.roll(truth, moved_by, axis=1), truth) == 0
 
 
@@ -482,6 +488,12 @@ def test_warping_keeps_the_topology_and_ends_where_no_flip_is_left(seed, share):
             warped.ravel(), np.array([np.ravel_multi_index(place, warped.shape)]), 13
         )
         assert single != 1
+
+
+def test_membrane_grows_until_it_can_grow_no_further():
+    warped = np.pad(np.ones((1, 20), dtype=bool), 1).ravel()  # a cell, 22 pixels a row
+    metrics._flip_simple(warped, np.arange(23, 42), width=22)
+    assert np.flatnonzero(warped).tolist() == [42]  # the last pixel, not to be flipped
 
 
 @given(st.integers(0, 10_000), st.floats(0.3, 0.8))

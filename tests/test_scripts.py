@@ -27,7 +27,11 @@ def write(path, *code, head=HEAD):
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory):
     path = tmp_path_factory.mktemp("run") / "99_test.ipynb"
-    write(path, "import sys; print(6 * 7); print('noise', file=sys.stderr)", "1 + 1")
+    code = """import sys
+print(6)
+print('noise', file=sys.stderr, flush=True)
+print(7)"""
+    write(path, code, "1 + 1")
     runner.run(path)
     return path
 
@@ -35,7 +39,7 @@ def recorded(tmp_path_factory):
 def test_a_run_keeps_outputs_counts_and_a_record(recorded):
     notebook = runner.read(recorded)
     first, second = notebook.cells[1:]
-    assert [output.get("text") for output in first.outputs] == ["42\n"]
+    assert [output.get("text") for output in first.outputs] == ["6\n7\n"]
     assert (first.execution_count, second.execution_count) == (1, 2)
     record = notebook.metadata["medseg"]
     assert record["code"] == runner.code_hash(notebook)

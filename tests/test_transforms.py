@@ -60,6 +60,7 @@ def test_training_mirrors_half_of_the_images_and_turns_them_by_up_to_35_degrees(
     assert 30 < max(angles) < 37
     assert -37 < min(angles) < -30
     assert abs(np.mean(angles)) < 5
+    assert np.mean(np.abs(angles) < 0.5) < 0.1  # none is left as it was
 
 
 def test_image_and_mask_are_moved_together():
@@ -70,6 +71,14 @@ def test_image_and_mask_are_moved_together():
         white = result["image"][0] > result["image"].mean()
         # They may differ on the edge alone, which is interpolated in the image only.
         assert (white == result["mask"].bool()).float().mean() > 0.98
+
+
+def test_no_class_is_invented_between_two_others():
+    image, mask = half_white(50, 70)
+    transform = make_train_transform(64, seed=3)
+    for _ in range(10):
+        result = transform(image=image, mask=mask * np.uint8(200))
+        assert sorted(np.unique(result["mask"])) == [0, 200]
 
 
 def test_corners_are_filled_with_mirrored_image_not_with_black():
@@ -85,9 +94,9 @@ def test_shrinking_averages_the_image_and_picks_from_the_mask():
     stripes = np.zeros((64, 64), np.uint8)
     stripes[:, ::4] = 1  # one column of four is white
     image = np.repeat(stripes[..., None] * np.uint8(255), 3, axis=2)
-    result = make_val_transform(16, channels=3)(image=image, mask=stripes)
+    result = make_val_transform(16, channels=3)(image=image, mask=stripes * 200)
     assert result["image"][0].numpy() == pytest.approx((64 / 255 - 0.485) / 0.229, 0.01)
-    assert set(np.unique(result["mask"])) <= {0, 1}
+    assert set(np.unique(result["mask"])) <= {0, 200}
 
 
 def test_same_seed_same_augmentations_other_seed_others():

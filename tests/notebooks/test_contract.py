@@ -1,6 +1,7 @@
 """Every chapter keeps the contract; and every check of the contract can fail."""
 
 import ast
+import base64
 import copy
 import re
 from collections import defaultdict
@@ -57,6 +58,15 @@ def test_every_image_cell_and_no_other_is_captioned_once(path):
     ]
     assert len(names) == len(set(names))
     assert names, "a chapter without a figure"
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
+def test_a_picture_of_the_book_is_the_figure_of_its_chapter(path):
+    for cell in contract.code_cells(chapter(path)):
+        if "picture" in contract.tags(cell):
+            kept = ROOT / "book" / "static" / f"{path.stem}.jpg"
+            data = cell.outputs[0]["data"]["image/jpeg"]
+            assert base64.b64decode(data) == kept.read_bytes(), "run make notebooks"
 
 
 def test_nothing_is_pasted_twice():
