@@ -170,7 +170,9 @@ def execute(notebook, python, folder, **environment):
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JUPYTER_PATH", str(folder))
-        client.execute(env=clean_environment(HOME=str(folder), **environment))
+        client.execute(
+            env=clean_environment(HOME=str(python.parents[1]), **environment)
+        )
 
 
 def printed(notebook):

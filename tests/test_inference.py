@@ -114,7 +114,8 @@ def one_pass(model, images):
     """The whole image, mirrored by NumPy, in one pass through the network."""
     height, width = images.shape[2:]
     margin = model.margin // 2
-    after = [margin + -size % model.stride for size in (height, width)]
+    # Sizes that fit are 4 more than the margin, and any number of strides.
+    after = [margin + (4 - size) % model.stride for size in (height, width)]
     pad = [(0, 0), (0, 0), (margin, after[0]), (margin, after[1])]
     mirrored = torch.from_numpy(np.pad(images.numpy(), pad, mode="reflect"))
     return predict_probabilities(model, mirrored)[:, :, :height, :width]
@@ -135,6 +136,13 @@ def test_tiles_of_several_images_pass_together(num_classes):
     model = valid_network(num_classes)
     images = torch.randn(2, 1, 40, 33)
     tiled = overlap_tile(model, images, tile=60, batch_size=5)
+    torch.testing.assert_close(tiled, one_pass(model, images), rtol=0, atol=1e-5)
+
+
+def test_tiles_start_at_multiples_of_the_stride_when_centres_are_none():
+    model = UNet2015(1, 2, widths=(2, 2, 2, 2)).eval()  # stride 8
+    images = torch.randn(1, 1, 40, 30)
+    tiled = overlap_tile(model, images, tile=model.margin + 12)
     torch.testing.assert_close(tiled, one_pass(model, images), rtol=0, atol=1e-5)
 
 

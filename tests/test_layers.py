@@ -12,7 +12,8 @@ LAYERS = [
     ["checks"],
     ["losses", "metrics", "statistics", "crf", "classical", "volumes", "phantoms"]
     + ["checkpoints", "imagefiles", "archives"]
-    + ["models.layers", "models.vgg", "models.resnet", "models.xception"],
+    + ["models.layers", "models.weights"],
+    ["models.vgg", "models.resnet", "models.xception"],
     ["models.fcn", "models.unet", "models.deeplab", "models.deepmedic"]
     + ["models.highresnet", "models.summary"]
     + ["measures", "transforms", "inference"],

@@ -7,7 +7,7 @@ A module is loaded when it is first used: ``from medseg import models`` and then
 from importlib import import_module
 from types import ModuleType
 
-__all__ = ["summary", "unet"]
+__all__ = ["fcn", "layers", "summary", "unet", "vgg", "weights"]
 
 
 def __getattr__(name: str) -> ModuleType:
