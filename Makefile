@@ -27,26 +27,27 @@ endif
 
 # --- the environment -----------------------------------------------------------------
 
-FIND_PYTHON = for python in $(PYTHON) python3 python3.13 python3.12 python3.11; do \
+FIND_PYTHON = for python in $(or $(PYTHON),python3 python3.13 python3.12 python3.11); do \
 	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
 	2>/dev/null && echo $$python && exit; done; \
-	echo "No Python 3.11, 3.12 or 3.13 found: install one, or say make PYTHON=..." >&2
+	echo "No Python 3.11, 3.12 or 3.13 found: install one, or name it: PYTHON=..." >&2
 
 # Where Linux has no NVIDIA driver, torch comes without its gigabytes of CUDA. If its CPU
 # index cannot be reached, pip's usual index must do.
 .venv/installed: pyproject.toml constraints.txt
-	python=$$($(FIND_PYTHON)); test -n "$$python" && $$python -m venv .venv
-	if [ "$$(uname)" = Linux ] && ! command -v nvidia-smi >/dev/null; then \
+	@echo "Installing into .venv: some minutes the first time"
+	@python=$$($(FIND_PYTHON)); test -n "$$python" && $$python -m venv .venv
+	@if [ "$$(uname)" = Linux ] && ! command -v nvidia-smi >/dev/null; then \
 		$(BIN)/python -m pip install -q --no-deps --timeout 10 --retries 0 \
 			--index-url $(TORCH_INDEX) $$(grep '^torch==' constraints.txt) \
-		|| echo "No torch from $(TORCH_INDEX): going on with the usual index."; \
+		|| echo "No torch from $(TORCH_INDEX): going on with pip's usual index"; \
 	fi
 	$(BIN)/python -m pip install -q -c constraints.txt -e ".[book,test]"
-	touch $@
+	@touch $@
 
 .venv/installed-web: .venv/installed
 	$(BIN)/python -m pip install -q -c constraints.txt -e ".[web]"
-	touch $@
+	@touch $@
 
 # --- the book ------------------------------------------------------------------------
 
@@ -60,7 +61,7 @@ _build/book: .venv/installed $(BOOK)
 	rm -rf _build/html
 	$(BIN)/jupyter-book build . --all -n -W --keep-going -q
 	$(BIN)/python scripts/check_book.py
-	touch $@
+	@touch $@
 
 serve: book
 	@echo "The book is at http://127.0.0.1:$(PORT)/ (Ctrl+C stops; PORT=... changes it)"

@@ -90,8 +90,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The words after ``medseg``; None for those of the shell.
 
     Returns:
-        The exit status: 0 if all went well; 1 if ``doctor`` found a fault; 2 for bad
-        input, with the reason in one line; 130 after Ctrl-C.
+        The exit status, 0 if all went well, 1 if ``doctor`` found a fault, 2 for bad
+        input, with the reason in one line, 130 after Ctrl-C.
 
     Raises:
         SystemExit: Options that do not exist (status 2), ``--help``, ``--version``.

@@ -590,7 +590,7 @@ def _check_version(requirement: str) -> tuple[str, bool, str]:
         [int(n) for n in re.findall(r"\d+", text.split("+")[0])[:3]]
         for text in (found, least)
     ]
-    good = True
+    good = numbers[0] >= numbers[1]
     return name, good, found if good else f"{found}; {requirement} is needed"
 
 

@@ -7,7 +7,17 @@ A module is loaded when it is first used: ``from medseg import models`` and then
 from importlib import import_module
 from types import ModuleType
 
-__all__ = ["fcn", "layers", "summary", "unet", "vgg", "weights"]
+__all__ = [
+    "deeplab",
+    "fcn",
+    "layers",
+    "resnet",
+    "summary",
+    "unet",
+    "vgg",
+    "weights",
+    "xception",
+]
 
 
 def __getattr__(name: str) -> ModuleType:

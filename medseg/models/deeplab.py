@@ -22,7 +22,7 @@ upsampling: DeepLab v1 and v2 compute the loss on it, with labels taken at every
 pixel, ``labels[:, ::8, ::8]``.
 
 For teaching, ``backbone="vgg_small"``, ``"resnet_small"`` and ``"xception_small"`` with
-``channels=64`` have 1 million parameters or fewer (table in the book).
+``channels=64`` have 0.3 to 1.3 million parameters.
 """
 
 from collections.abc import Callable, Sequence
@@ -108,7 +108,7 @@ class AtrousVGG(nn.Module):
         for block, pool in enumerate((4, 9, 16, 23, 30)):
             stride = 2 if block < 3 else 1
             self.features[pool] = nn.MaxPool2d(3, stride, padding=1)
-        for layer in self.features[24:30]:
+        for layer in list(self.features.children())[24:30]:
             if isinstance(layer, nn.Conv2d):
                 layer.dilation = layer.padding = (2, 2)
         self.channels = widths[-1]
@@ -141,11 +141,14 @@ def fully_connected(
     )
 
 
-def init_classifier(conv: nn.Conv2d) -> None:
-    """Start near zero, so that all classes start about equally likely."""
-    nn.init.normal_(conv.weight, std=0.01)
-    if conv.bias is not None:
-        nn.init.zeros_(conv.bias)
+def init_head(head: nn.Module) -> None:
+    """As ``init_convs``, but the last convolution starts near zero.
+
+    So all classes start about equally likely.
+    """
+    init_convs(head)
+    *_, last = (conv for conv in head.modules() if isinstance(conv, nn.Conv2d))
+    nn.init.normal_(last.weight, std=0.01)
 
 
 class DeepLabV1(nn.Module):
@@ -200,8 +203,7 @@ class DeepLabV1(nn.Module):
         self.head = fully_connected(
             self.backbone.channels, channels, out_channels, rate, dropout
         )
-        init_convs(self.head)
-        init_classifier(self.head[-1])
+        init_head(self.head)
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images ``(B, C, H, W)`` to logits ``(B, K, H, W)``."""
@@ -299,9 +301,8 @@ class DeepLabV2(nn.Module):
                 for rate in rates
             ]
         self.branches = nn.ModuleList(branches)
-        init_convs(self.branches)
         for branch in branches:
-            init_classifier(branch[-1] if isinstance(branch, nn.Sequential) else branch)
+            init_head(branch)
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images ``(B, C, H, W)`` to logits ``(B, K, H, W)``."""
@@ -395,7 +396,7 @@ class DeepLabV3(nn.Module):
         )
         self.head = nn.Conv2d(channels, out_channels, 1)
         init_convs(self.aspp)
-        init_classifier(self.head)
+        init_head(self.head)
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images ``(B, C, H, W)`` to logits ``(B, K, H, W)``."""
@@ -403,7 +404,7 @@ class DeepLabV3(nn.Module):
         return at_full_size(self.coarse_logits, images, self.stride)
 
     def coarse_logits(self, images: Tensor) -> Tensor:
-        """Map ``(B, C, s n + 1, s m + 1)`` to ``(B, K, n + 1, m + 1)``, s the stride."""
+        """Map ``(B, C, s n + 1, s m + 1)`` to ``(B, K, n + 1, m + 1)``."""
         x = self.backbone(images)[-1]  # (B, 2048, n + 1, m + 1)
         return self.head(self.aspp(x))
 
@@ -506,7 +507,7 @@ class DeepLabV3Plus(nn.Module):
         self.head = nn.Conv2d(channels, out_channels, 1)
         for part in (self.aspp, self.reduce, self.refine):
             init_convs(part)
-        init_classifier(self.head)
+        init_head(self.head)
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images ``(B, C, H, W)`` to logits ``(B, K, H, W)``."""

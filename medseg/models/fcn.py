@@ -11,7 +11,6 @@ import copy
 from collections.abc import Sequence
 from itertools import islice
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -51,6 +50,7 @@ def convolutionalise(
         long2015fcn, section 3.1.
 
     Example:
+    >>> import torch
         >>> head = nn.Sequential(nn.Flatten(), nn.Linear(2 * 3 * 3, 5))
         >>> scores = convolutionalise(head, 3)(torch.zeros(1, 2, 3, 8))
         >>> scores.shape
@@ -132,7 +132,8 @@ class FCN(nn.Module):
         OSError: The weights could not be downloaded, or there is no such file.
 
     Source:
-        long2015fcn, section 4; the released networks, github.com/shelhamer/fcn.berkeleyvision.org.
+        long2015fcn, section 4; the released networks,
+        github.com/shelhamer/fcn.berkeleyvision.org.
     """
 
     stride = 32
@@ -182,12 +183,12 @@ class FCN(nn.Module):
         fc6, relu, drop, fc7, *_ = convolutionalise(classifier.classifier)
         self.fc6, self.fc7, self.relu, self.drop = fc6, fc7, relu, drop
         if paper:
-            self.features[0].padding = (100, 100)
+            _pad(self.features[0], 100)
             for layer in self.features:
                 if isinstance(layer, nn.MaxPool2d):
                     layer.ceil_mode = True
         else:
-            self.fc6.padding = (3, 3)
+            _pad(self.fc6, 3)
         self.score_fr = self._score(hidden)
         self._add_upsampling(widths)
 
@@ -249,6 +250,7 @@ class FCN32s(FCN):
         21 classes, and 1,806,336 fixed ones with ``paper=True``.
 
     Example:
+        >>> import torch
         >>> net = FCN32s(1, 2, widths=(2, 2, 2, 2, 2), hidden=4)
         >>> net(torch.zeros(1, 1, 50, 31)).shape
         torch.Size([1, 2, 50, 31])
@@ -329,7 +331,8 @@ class FCN8s(FCN):
             learned_upsampling=learned_upsampling,
             weights=weights,
         )
-        self.pool4_scale, self.pool3_scale = (0.01, 0.0001) if at_once else (1, 1)
+        self.pool4_scale = 0.01 if at_once else 1.0
+        self.pool3_scale = 0.0001 if at_once else 1.0
 
     def _add_upsampling(self, widths: Sequence[int]) -> None:
         self.upscore2 = self._up(2)
@@ -371,12 +374,12 @@ def grow_from(finer: FCN, coarser: FCN) -> None:
             "8s, 16s into 8s, and both have the same value of paper."
         )
     own, given = finer.state_dict(), coarser.state_dict()
+    new = {name for name in own if name.startswith(("score_pool", "upscore"))}
+    last = {name for name in given if name.startswith("upscore")} - new
     differing = [
         name
-        for name in sorted({*own, *given})
-        if (name in own and name in given and own[name].shape != given[name].shape)
-        or not (name in own and name in given)
-        and not name.startswith(("score_pool", "upscore"))
+        for name in sorted({*own, *given} - (new - {*given}) - last)
+        if name not in own or name not in given or own[name].shape != given[name].shape
     ]
     if differing:
         raise ValueError(
@@ -392,6 +395,11 @@ def grow_from(finer: FCN, coarser: FCN) -> None:
 
 def _name(network: FCN) -> str:
     return f"{type(network).__name__}(paper={network.paper})"
+
+
+def _pad(layer: nn.Module, pixels: int) -> None:
+    assert isinstance(layer, nn.Conv2d)
+    layer.padding = (pixels, pixels)
 
 
 def _crop(maps: Tensor, offset: int, height: int, width: int) -> Tensor:

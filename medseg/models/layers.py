@@ -8,6 +8,7 @@
     BilinearUpConv               FCN's up-convolution, which starts from them
     init_convs                   how convolutions start
     pad_to_stride, crop_end      any image size for networks that halve it
+    norm_layer                   the choice of norm in 2D and 3D
 
 Features are ``(B, C, H, W)`` throughout.
 """
@@ -361,3 +362,30 @@ class BilinearUpConv(nn.Module):
         return F.conv_transpose2d(
             features, self.weight, stride=self.factor, padding=cut, groups=self.groups
         )
+
+
+def norm_layer(
+    norm: Literal["batch", "instance", "group"] | None,
+    channels: int,
+    spatial_dims: int,
+) -> nn.Module:
+    """A norm for features ``(B, C, *spatial)``; None passes them through.
+
+    ``"group"`` has 8 groups, fewer where the width asks for it. All have a gain and a
+    shift for each channel.
+
+    Example:
+        >>> norm_layer("group", 30, 3)
+        GroupNorm(2, 30, eps=1e-05, affine=True)
+    """
+    if norm is None:
+        return nn.Identity()
+    if norm == "group":
+        return nn.GroupNorm(math.gcd(8, channels), channels)
+    layers = {
+        ("batch", 2): nn.BatchNorm2d,
+        ("batch", 3): nn.BatchNorm3d,
+        ("instance", 2): nn.InstanceNorm2d,
+        ("instance", 3): nn.InstanceNorm3d,
+    }
+    return layers[norm, spatial_dims](channels, affine=True)

@@ -125,10 +125,15 @@ class ResNet(nn.Module):
     """A ResNet that returns its features, at a stride of your choice.
 
     With ``output_stride`` 16, ``layer4`` no longer halves the resolution: its stride
-    becomes 1, and its 3x3 convolutions take rate 2, so that each tap meets the pixel
-    it met before. With 8 the same holds for ``layer3`` (rate 2) and ``layer4`` (rate
-    4). The parameters stay as they are. As in the papers the new rate holds from the
-    first block of the stage on; torchvision keeps the previous stage's rate there.
+    becomes 1, and its 3x3 convolutions take rate 2, so that their taps meet the pixels
+    that they met before. With 8 the same holds for ``layer3`` (rate 2) and ``layer4``
+    (rate 4). The parameters stay as they are.
+
+    As in the papers, the new rate holds from the first block of the stage on. In the
+    papers' ResNets the stride comes before that block's 3x3 convolution; in published
+    PyTorch weights it sits in it, so its taps are spread wider than when they were
+    trained. torchvision therefore keeps the previous stage's rate there. It is one
+    layer a stage, and fine-tuning settles it.
 
     Args:
         in_channels: Image channels C.
