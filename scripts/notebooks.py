@@ -11,7 +11,7 @@ run      executes notebooks from top to bottom, stores their outputs, writes the
          --stale runs only those whose code has changed since.
 check    fails when code has changed after the recorded run, or a file is not in the
          normal form (stable metadata, no widgets, no timings).
-address  writes the repository's address, from _config.yml, into links and set-up cells.
+address  writes the repository's address, from _config.yml, wherever it is named.
 """
 
 import argparse
@@ -23,6 +23,7 @@ import platform
 import re
 import sys
 import time
+import tomllib
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
@@ -34,6 +35,7 @@ from nbclient import NotebookClient
 
 ROOT = Path(__file__).resolve().parent.parent
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
+NAMES_ADDRESS = ("*.md", "LICENSE-TEXT", "CITATION.cff", "pyproject.toml", "book/*.md")
 CELL_METADATA = ("tags", "mystnb")
 FACTS = """
 import json, os, resource, torch
@@ -87,9 +89,13 @@ def normalise(notebook: Any) -> Any:
 
 
 def write(notebook: Any, path: Path) -> None:
+    write_text(text_of(notebook), path)
+
+
+def write_text(text: str, path: Path) -> None:
     """Write to a temporary name and move, so that a killed run costs nothing."""
     temporary = path.with_suffix(".tmp")
-    temporary.write_text(text_of(notebook), encoding="utf-8")
+    temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)
 
 
@@ -207,10 +213,22 @@ def check(paths: list[Path]) -> int:
 
 
 def address(paths: list[Path]) -> None:
-    """Write the address from _config.yml wherever a notebook names its repository."""
+    """Write the address from _config.yml wherever the project names its repository.
+
+    The address it had is read from pyproject.toml.
+    """
     repository = yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]
     slug = repository["url"].removeprefix("https://github.com/").rstrip("/")
     branch = repository["branch"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    former = project["urls"]["Homepage"].removeprefix("https://github.com/")
+    for name in NAMES_ADDRESS:
+        for file in sorted(ROOT.glob(name)):
+            text = file.read_text(encoding="utf-8")
+            changed = re.sub(
+                rf"(?<=github\.com/){re.escape(former)}(?![\w-])", slug, text
+            )
+            write_text(changed, file)
     for path in paths:
         notebook = read(path)
         fresh = not is_stale(notebook)

@@ -83,6 +83,19 @@ def test_a_failing_cell_leaves_the_file_as_it_was(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def move_to_a_new_place(root, monkeypatch):
+    (root / "_config.yml").write_text(
+        "repository: {url: 'https://github.com/new/place', branch: main}"
+    )
+    (root / "pyproject.toml").write_text(
+        '[project.urls]\nHomepage = "https://github.com/old/name"'
+    )
+    (root / "README.md").write_text(
+        "git clone https://github.com/old/name && https://github.com/old/name-tools"
+    )
+    monkeypatch.setattr(runner, "ROOT", root)
+
+
 def test_the_address_is_written_into_link_and_setup_and_keeps_the_run_fresh(
     tmp_path, monkeypatch
 ):
@@ -95,10 +108,7 @@ def test_the_address_is_written_into_link_and_setup_and_keeps_the_run_fresh(
     notebook = runner.read(path)
     notebook.metadata["medseg"] = {"code": runner.code_hash(notebook)}
     runner.write(runner.normalise(notebook), path)
-    (tmp_path / "_config.yml").write_text(
-        "repository: {url: 'https://github.com/new/place', branch: main}"
-    )
-    monkeypatch.setattr(runner, "ROOT", tmp_path)
+    move_to_a_new_place(tmp_path, monkeypatch)
     runner.address([path])
     notebook = runner.read(path)
     assert (
@@ -106,6 +116,10 @@ def test_the_address_is_written_into_link_and_setup_and_keeps_the_run_fresh(
         in notebook.cells[0].source
     )
     assert 'git+https://github.com/new/place@main"' in notebook.cells[1].source
+    assert (tmp_path / "README.md").read_text() == (
+        "git clone https://github.com/new/place && https://github.com/old/name-tools"
+    )
+    assert "new/place" in (tmp_path / "pyproject.toml").read_text()
     assert runner.check([path]) == 0
 
 
@@ -114,9 +128,6 @@ def test_the_address_does_not_freshen_a_stale_notebook(tmp_path, monkeypatch):
     notebook = runner.read(path)
     notebook.metadata["medseg"] = {"code": "another"}
     runner.write(runner.normalise(notebook), path)
-    (tmp_path / "_config.yml").write_text(
-        "repository: {url: 'https://github.com/new/place', branch: main}"
-    )
-    monkeypatch.setattr(runner, "ROOT", tmp_path)
+    move_to_a_new_place(tmp_path, monkeypatch)
     runner.address([path])
     assert runner.is_stale(runner.read(path))
