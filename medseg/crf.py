@@ -30,7 +30,7 @@ Source: krahenbuhl2011efficient; chen2015deeplab and chen2018deeplab for the par
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import NamedTuple
@@ -41,7 +41,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medseg.checks import as_spacing, check_choice, check_finite
-from medseg.permutohedral import ExactGaussian, GaussianFilter, PermutohedralLattice
+from medseg.permutohedral import (
+    ExactGaussian,
+    GaussianFilter,
+    GridGaussian,
+    PermutohedralLattice,
+)
 
 METHODS = ("lattice", "exact")
 
@@ -77,12 +82,17 @@ class CRFParams:
                 number = float(value.detach() if isinstance(value, Tensor) else value)
             except (TypeError, ValueError, RuntimeError) as error:
                 raise TypeError(f"{name} must be one number, got {value!r}.") from error
-            if not (math.isfinite(number) and (number >= 0 if is_weight else number > 0)):
+            if not (
+                math.isfinite(number) and (number >= 0 if is_weight else number > 0)
+            ):
                 raise ValueError(
                     f"{name} must be {'at least 0' if is_weight else 'positive'} and "
                     f"finite, got {number:g}. "
-                    + ("To learn a weight, make it an exponential." if is_weight
-                       else "To leave a kernel out, set its weight to 0.")
+                    + (
+                        "To learn a weight, make it an exponential."
+                        if is_weight
+                        else "To leave a kernel out, set its weight to 0."
+                    )
                 )
 
 
@@ -378,7 +388,11 @@ def _kernels(
     make = PermutohedralLattice if method == "lattice" else ExactGaussian
     return _Kernels(
         make(features.flatten(1).t()),
-        _GridGaussian([axis / params.smoothness_sigma for axis in axes]),
+        GridGaussian(
+            image.shape[1:],
+            [params.smoothness_sigma / size for size in sizes],
+            like=image,
+        ),
     )
 
 
@@ -399,9 +413,8 @@ def _mean_field(
         # Of two classes, only the difference counts: Q_1 - Q_0 is a tanh, and filters
         # are linear, so one column does for both.
         values = (state / 2).tanh() if num_classes <= 2 else state.softmax(dim=1)
-        state = unary
-        for weight, kernel in zip(weights, kernels, strict=True):
-            state = torch.addcmul(state, weight, kernel(values))
+        state = torch.addcmul(unary, weights[0], kernels.appearance(values))
+        state.addcmul_(weights[1], kernels.smoothness(values))
     if num_classes > 2:
         refined = state.softmax(dim=1)
     elif num_classes == 2:
@@ -409,48 +422,6 @@ def _mean_field(
     else:
         refined = state.sigmoid()
     return refined.t().reshape(num_classes, *spatial)
-
-
-class _GridGaussian(GaussianFilter):
-    """Gaussian of the positions on a grid, one axis after the other.
-
-    The kernel is a product over the axes, and so are its row sums: normalising the
-    matrix of each axis normalises the whole, at the borders too, where a row has fewer
-    neighbours. It is cut off at 5 sigma, where 1e-6 of it is left.
-
-    Args:
-        axes: Coordinates along each axis, ascending, in units of sigma.
-    """
-
-    reach = 5.0
-
-    def __init__(self, axes: Sequence[Tensor]) -> None:
-        self.shape = tuple(len(axis) for axis in axes)
-        self.bands = []
-        for axis in axes:
-            distance = axis[:, None] - axis
-            matrix = (-distance.square() / 2).exp() * (distance.abs() <= self.reach)
-            scale = matrix.sum(1).rsqrt()
-            step = float(axis[1] - axis[0]) if len(axis) > 1 else self.reach
-            radius = min(int(self.reach / step) + 1, len(axis))
-            self.bands.append((scale[:, None] * matrix * scale, radius))
-
-    def apply(self, values: Tensor, transpose: bool) -> Tensor:
-        """The map; it is symmetric, so it is its own transpose."""
-        # Each axis in turn comes first and goes last; K, the first to go, returns.
-        grid = values.reshape(*self.shape, -1)
-        for axis, (matrix, radius) in enumerate(self.bands):
-            moved = grid.movedim(axis, 0)
-            columns = moved.reshape(len(matrix), -1)
-            filtered = torch.empty_like(columns)
-            # Blocks of rows: the rest of the matrix is 0.
-            height = max(32, radius)
-            for start in range(0, len(matrix), height):
-                rows = slice(start, start + height)
-                near = slice(max(0, start - radius), start + height + radius)
-                torch.mm(matrix[rows, near], columns[near], out=filtered[rows])
-            grid = filtered.view(moved.shape).movedim(0, axis)
-        return grid.reshape(values.shape)
 
 
 def _sigmas(params: CRFParams) -> tuple[float, ...]:

@@ -1,18 +1,20 @@
 r"""Gaussian filters of N points with d features each: exact, and by a lattice.
 
-    ExactGaussian          every pair of points: N^2 kernel values, any distance
+    ExactGaussian          every pair of points: N^2 kernel values
     PermutohedralLattice   a grid of simplices: time and memory grow with N
+    GridGaussian           exact and fast, where the features are a grid's positions
 
-Both hold the matrix :math:`K_{ij} = \exp(-|f_i - f_j|^2 / 2)` of features f, in units
-of the standard deviation, and apply it to values ``(N, K)``. The self term
-:math:`K_{ii} = 1` is part of the sum. By default the matrix is normalised on both
-sides, :math:`D^{-1/2} K D^{-1/2}` with D the sums of its rows: this keeps it symmetric.
+All stand for the matrix :math:`k_{ij} = \exp(-|f_i - f_j|^2 / 2)` of features f, in
+units of the standard deviation, and apply it to values ``(N, K)``. The self term
+:math:`k_{ii} = 1` is part of the sum. The matrix is normalised on both sides,
+:math:`D^{-1/2} k D^{-1/2}` with D the sums of its rows: this keeps it symmetric.
 
 The filters are differentiable with respect to the values, not to the features.
 """
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from itertools import combinations
 from typing import Any
 
@@ -24,28 +26,26 @@ from medseg.checks import check_finite
 
 
 class GaussianFilter(ABC):
-    """A linear map of values ``(N, K)``; its gradient is the transposed map."""
+    """A symmetric linear map of values ``(N, K)``, and so its own gradient."""
 
     def __call__(self, values: Tensor) -> Tensor:
         """Filter values ``(N, K)`` of the dtype and device of the features."""
-        return _Apply.apply(values, self, False)
+        return _Apply.apply(values, self)
 
     @abstractmethod
-    def apply(self, values: Tensor, transpose: bool) -> Tensor:
-        """The map, or its transpose, without a record for gradients."""
+    def apply(self, values: Tensor) -> Tensor:
+        """The map itself, without a record for gradients."""
 
 
 class _Apply(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, values: Tensor, linear: GaussianFilter, transpose: bool
-    ) -> Tensor:
-        ctx.linear, ctx.transpose = linear, transpose
-        return linear.apply(values, transpose)
+    def forward(ctx: Any, values: Tensor, symmetric: GaussianFilter) -> Tensor:
+        ctx.symmetric = symmetric
+        return symmetric.apply(values)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        return _Apply.apply(grads[0], ctx.linear, not ctx.transpose), None, None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return _Apply.apply(grads[0], ctx.symmetric), None
 
 
 class ExactGaussian(GaussianFilter):
@@ -73,27 +73,92 @@ class ExactGaussian(GaussianFilter):
         self, features: Tensor, *, normalized: bool = True, pairs: int = 2**22
     ) -> None:
         _check_features(features)
-        self.features = features.detach()
+        # The exponent a.b - |a|^2 / 2 - |b|^2 / 2 needs the digits of float64.
+        self.features = features.detach().double()
+        self.halves = self.features.square().sum(1) / 2  # (N,)
         self.rows = max(1, pairs // len(features))
-        self.scale = features.new_ones(len(features), 1)
+        self.scale = torch.ones_like(features[:, :1])
         if normalized:
-            self.scale = self.apply(self.scale, False).rsqrt()
+            self.scale = self.apply(self.scale).rsqrt()
 
-    def apply(self, values: Tensor, transpose: bool) -> Tensor:
-        """The map; it is symmetric, so it is its own transpose."""
+    def apply(self, values: Tensor) -> Tensor:
+        """The map itself, without a record for gradients."""
         values = self.scale * values
-        # Not by |a|^2 + |b|^2 - 2ab, which loses the digits that the exponent needs.
-        parts = [
-            torch.cdist(
-                rows, self.features, compute_mode="donot_use_mm_for_euclid_dist"
-            )
-            .square_()
-            .mul_(-0.5)
+        pieces = zip(
+            self.features.split(self.rows), self.halves.split(self.rows), strict=True
+        )
+        filtered = [
+            torch.addmm(self.halves, rows, self.features.t(), beta=-1)
+            .sub_(halves[:, None])
+            .to(values.dtype)
             .exp_()
             @ values
-            for rows in self.features.split(self.rows)
+            for rows, halves in pieces
         ]
-        return self.scale * torch.cat(parts)
+        return self.scale * torch.cat(filtered)
+
+
+class GridGaussian(GaussianFilter):
+    """Gaussian of the positions on a grid: one convolution along each axis.
+
+    The kernel is a product over the axes, and so are its row sums: what normalises
+    each axis normalises the whole, at the borders too, where a pixel has fewer
+    neighbours. It is cut off at 5 sigma, where 6e-7 of a Gaussian is left.
+
+    Args:
+        shape: Pixels along each axis; the N points are these pixels, row by row.
+        sigmas: Standard deviation along each axis, in pixels, positive.
+        like: The dtype and the device of the values to come.
+
+    Example:
+        >>> grid = GridGaussian((1, 2), (1.0, 1e-3), like=torch.zeros(1))
+        >>> grid(torch.tensor([[1.0], [0.0]])).flatten()  # no reach, so no change
+        tensor([1., 0.])
+    """
+
+    reach = 5.0
+
+    def __init__(
+        self, shape: Sequence[int], sigmas: Sequence[float], *, like: Tensor
+    ) -> None:
+        self.shape = tuple(shape)
+        self.kernels = []
+        self.scale = like.new_ones(1, 1)
+        for pixels, sigma in zip(shape, sigmas, strict=True):
+            radius = min(math.floor(self.reach * sigma), pixels - 1)
+            steps = torch.arange(-radius, radius + 1, device=like.device)
+            kernel = (-(steps.to(like) / sigma).square() / 2).exp()
+            self.kernels.append(kernel)
+            ones = like.new_ones(pixels, 1)
+            sums = _convolve(ones, kernel, (1, pixels, 1, 1))  # (pixels, 1)
+            self.scale = (self.scale * sums.t().rsqrt()).reshape(-1, 1)  # (N, 1)
+
+    def apply(self, values: Tensor) -> Tensor:
+        """The map itself, without a record for gradients."""
+        values = values * self.scale
+        for axis, kernel in enumerate(self.kernels):
+            before = math.prod(self.shape[:axis])
+            after = math.prod(self.shape[axis + 1 :])
+            values = _convolve(
+                values, kernel, (before, self.shape[axis], after, values.shape[1])
+            )
+        return values.mul_(self.scale)
+
+
+def _convolve(
+    values: Tensor, kernel: Tensor, shape: tuple[int, int, int, int]
+) -> Tensor:
+    """Convolve ``(N, K)`` along the second axis of ``shape``, with zeros outside."""
+    # A depthwise convolution of images that hold their K channels last: fast as it is.
+    images = values.view(shape).permute(0, 3, 1, 2)
+    weight = kernel[:, None].expand(shape[3], 1, len(kernel), 1)
+    filtered = F.conv2d(
+        images,
+        weight.contiguous(memory_format=torch.channels_last),
+        padding=(len(kernel) // 2, 0),
+        groups=shape[3],
+    )
+    return filtered.permute(0, 2, 3, 1).reshape(values.shape)
 
 
 class PermutohedralLattice(GaussianFilter):
@@ -104,8 +169,9 @@ class PermutohedralLattice(GaussianFilter):
     1/2, 1, 1/2 along each of d + 1 directions; and each point takes its result from
     the same vertices, a *slice*. Only vertices next to a point exist, so memory grows
     with the points and not with the volume of the space, and what would blur across an
-    empty vertex is lost. The result approximates the Gaussian up to a constant factor,
-    which the normalisation removes.
+    empty vertex is lost. For that reason the order of the directions matters: the mean
+    of an order and its reverse is taken, which is symmetric and nearer to the Gaussian.
+    The result is a Gaussian up to a constant factor, which the normalisation removes.
 
     Args:
         features: ``(N, d)``, floating point, divided by the standard deviations.
@@ -135,18 +201,20 @@ class PermutohedralLattice(GaussianFilter):
             corner, rank, weights = _enclosing_simplex(features.detach())
             self._number_vertices(corner, rank, weights)
             if normalized:
-                scale = self.apply(features.new_ones(len(features), 1), False).rsqrt()
+                scale = self.apply(torch.ones_like(features[:, :1])).rsqrt()
                 self.slice_weights *= scale
                 self.splat_weights *= scale[self.splat_points, 0]
 
-    def apply(self, values: Tensor, transpose: bool) -> Tensor:
-        """Splat, blur and slice; the transpose blurs in the opposite order."""
-        vertices = _gather(
+    def apply(self, values: Tensor) -> Tensor:
+        """The map itself, without a record for gradients."""
+        splat = _gather(
             values, self.splat_points, self.splat_weights, self.splat_starts
         )  # (num_vertices, K)
-        for points, weights, starts in self.blurs[:: -1 if transpose else 1]:
-            vertices = _gather(vertices, points, weights, starts)
-        return _gather(vertices, self.slice_vertices, self.slice_weights)
+        onward, backward = splat, splat
+        for one, other in zip(self.blurs, reversed(self.blurs), strict=True):
+            onward, backward = _gather(onward, *one), _gather(backward, *other)
+        blurred = onward.add_(backward).mul_(0.5)
+        return _gather(blurred, self.slice_vertices, self.slice_weights)
 
     def _number_vertices(self, corner: Tensor, rank: Tensor, weights: Tensor) -> None:
         """Give each vertex a number, and write down who exchanges what with whom.
@@ -222,7 +290,7 @@ def _enclosing_simplex(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         (int64): along the coordinates of the last ranks the corner of colour k is one
         multiple lower. The barycentric weight of the corner of each colour.
     """
-    num_points, dim = features.shape
+    dim = features.shape[1]
     step = torch.arange(1, dim + 1, dtype=features.dtype, device=features.device)
     # On the plane where d + 1 coordinates sum to 0, in multiples of d + 1, scaled so
     # that splat, blur and slice together have a variance of 1.

@@ -10,13 +10,13 @@ import medseg
 PACKAGE = Path(medseg.__file__).parent
 LAYERS = [
     ["checks"],
-    ["losses", "metrics", "statistics", "crf", "classical", "volumes", "phantoms"]
-    + ["checkpoints", "imagefiles", "archives"]
+    ["losses", "metrics", "statistics", "classical", "volumes", "phantoms"]
+    + ["checkpoints", "imagefiles", "archives", "permutohedral"]
     + ["models.layers", "models.weights"],
     ["models.vgg", "models.resnet", "models.xception"],
-    ["models.fcn", "models.unet", "models.deeplab", "models.deepmedic"]
-    + ["models.highresnet", "models.summary"]
-    + ["measures", "transforms", "inference"],
+    ["models.fcn", "models.unet", "models.deeplab", "models.summary"]
+    + ["measures", "transforms", "inference", "crf"],
+    ["models.nnunet", "models.unet_variants", "models.deepmedic", "models.highresnet"],
     ["datasets", "training", "plots"],
     ["recipes", "commands"],
     ["course", "cli"],

@@ -3,11 +3,14 @@
 import copy
 from fractions import Fraction
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from medseg.models.summary import describe
+from medseg.models.fcn import FCN32s
+from medseg.models.layers import ImagePooling
+from medseg.models.summary import describe, effective_receptive_field
 from medseg.models.unet import UNet, UNet2015
 
 
@@ -31,6 +34,18 @@ def brute_force_field(network: nn.Module, size: int, axis: int) -> int:
     return max(lines[-1] - lines[0] + 1 for lines in seen.values())
 
 
+class Scales(nn.Module):
+    """Views of an image at two scales; the larger value wins, as in DeepLab v2."""
+
+    def forward(self, x):
+        half = nn.functional.avg_pool2d(x, 3, stride=2, padding=1)
+        size = x.shape[2:]
+        half = nn.functional.interpolate(
+            half, size=size, mode="bilinear", align_corners=True
+        )
+        return torch.stack([x, half]).amax(dim=0)
+
+
 @pytest.mark.parametrize("axis", [2, 3])
 @pytest.mark.parametrize(
     ("network", "size"),
@@ -42,8 +57,13 @@ def brute_force_field(network: nn.Module, size: int, axis: int) -> int:
         (nn.Conv2d(1, 1, 3, dilation=4, stride=2, padding=1), 32),
         (nn.Sequential(nn.Conv2d(1, 1, 5), nn.ConvTranspose2d(1, 1, 3, stride=2)), 32),
         (nn.Sequential(nn.AvgPool2d(3, 2), nn.MaxPool2d(2, 1, 1), nn.ReLU()), 32),
+        (nn.Sequential(nn.Conv2d(1, 1, 4, 3), nn.Upsample(scale_factor=3.0)), 32),
+        (nn.Sequential(nn.Conv2d(1, 1, 4, 3), nn.Upsample(29, mode="bilinear")), 32),
+        (Scales(), 21),
+        (nn.Sequential(nn.ZeroPad2d((1, 0, 2, 5)), nn.Conv2d(1, 1, 3)), 20),
     ],
-    ids=["2015, 3", "2015, 4", "same, 3", "same, small", "dilated", "up", "pools"],
+    ids=["2015, 3", "2015, 4", "same, 3", "same, small", "dilated", "up", "pools"]
+    + ["repeated", "bilinear", "corners, scales", "zeros"],
 )
 def test_receptive_field_is_the_one_found_by_changing_pixels(network, size, axis):
     found = describe(network, (1, 1, size, size)).receptive_field
@@ -113,6 +133,82 @@ def test_a_network_in_half_precision_keeps_half_the_bytes():
         describe(net, (1, 1, 8, 8)).activation_bytes for net in (single, half)
     ]
     assert bytes_kept == [256, 128]
+
+
+def test_pooling_over_the_image_sees_all_of_it():
+    assert describe(ImagePooling(1, 1), (1, 1, 12, 9)).receptive_field == (12, 9)
+
+
+def test_effective_field_of_a_stack_of_blurs_is_the_binomial_bell():
+    net = nn.Sequential(*(nn.Conv2d(1, 1, 3, padding=1, bias=False) for _ in range(4)))
+    for blur in net:
+        line = torch.tensor([1.0, 2.0, 1.0])
+        blur.weight.data = torch.outer(line, line)[None, None]
+    field = effective_receptive_field(net, (1, 1, 21, 24), share=0.9, repeats=2)
+    line = np.poly1d([1, 1]) ** 8 / 2**8  # (1 2 1) four times: 9 taps
+    expected = np.zeros((21, 24))
+    expected[6:15, 8:17] = np.outer(line.coeffs, line.coeffs)
+    np.testing.assert_allclose(field.influence, expected, atol=1e-7)
+    assert field.side == 7
+    held = [np.outer(c, c).sum() for c in (line.coeffs[2:7], line.coeffs[1:8])]
+    assert held[0] < 0.9 <= held[1]  # 5 pixels do not hold it, 7 do
+
+
+@pytest.mark.parametrize(
+    ("network", "size"),
+    [
+        (UNet(1, 2, widths=(2, 3, 4), norm=None), (2, 1, 81, 90)),
+        (UNet2015(1, 2, widths=(2, 3, 4), dropout=0), (1, 1, 92, 100)),
+        (UNet(1, 2, widths=(2, 3), norm=None, spatial_dims=3), (1, 1, 23, 21, 22)),
+    ],
+    ids=["same", "valid", "3D"],
+)
+def test_effective_field_lies_inside_the_theoretical_one(network, size):
+    torch.manual_seed(0)
+    found = effective_receptive_field(network, size, share=1, repeats=20)
+    theory = describe(network, size).receptive_field
+    assert found.influence.shape == size[2:]
+    assert found.influence.sum() == pytest.approx(1)
+    for axis, extent in enumerate(theory):
+        others = tuple(a for a in range(len(theory)) if a != axis)
+        seen = found.influence.max(axis=others).nonzero()[0]
+        assert seen[-1] - seen[0] + 1 <= extent
+    half = effective_receptive_field(network, size, share=0.5, repeats=20)
+    assert half.side < found.side <= 2 * max(theory) + 1
+
+
+def test_effective_field_does_not_vanish_where_classes_cancel():
+    net = nn.Conv2d(1, 2, 1, bias=False)
+    net.weight.data = torch.tensor([1.0, -1.0])[:, None, None, None]
+    assert effective_receptive_field(net, (1, 1, 5, 5)).side == 1
+
+
+def test_effective_field_repeats_and_leaves_the_network_as_it_was():
+    torch.manual_seed(0)
+    net = UNet(1, 1, widths=(8, 8))
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    one, other, third = (
+        effective_receptive_field(net, (1, 1, 16, 16), repeats=2, seed=seed).influence
+        for seed in (0, 0, 1)
+    )
+    assert np.array_equal(one, other)
+    assert not np.array_equal(one, third)
+    assert net.training
+    assert all(p.requires_grad and p.grad is None for p in net.parameters())
+    assert all(torch.equal(before[name], net.state_dict()[name]) for name in before)
+
+
+def test_effective_field_refuses_what_has_none():
+    net = FCN32s(1, 2, widths=(2,) * 5, hidden=2)  # scores start at 0
+    with pytest.raises(ValueError, match=r"no input pixel has any influence.*train"):
+        effective_receptive_field(net, (1, 1, 8, 8), repeats=1)
+    for share, repeats in ((0, 1), (1.1, 1), (0.5, 0)):
+        with pytest.raises(ValueError, match=r"share must lie in \(0, 1\]"):
+            effective_receptive_field(
+                nn.Conv2d(1, 1, 1), (1, 1, 4, 4), share=share, repeats=repeats
+            )
+    with pytest.raises(ValueError, match=r"must be \(B, C, H, W\)"):
+        effective_receptive_field(nn.Conv2d(1, 1, 1), (4, 4))
 
 
 def test_wrong_sizes_are_refused():

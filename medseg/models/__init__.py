@@ -9,11 +9,15 @@ from types import ModuleType
 
 __all__ = [
     "deeplab",
+    "deepmedic",
     "fcn",
+    "highresnet",
     "layers",
+    "nnunet",
     "resnet",
     "summary",
     "unet",
+    "unet_variants",
     "vgg",
     "weights",
     "xception",

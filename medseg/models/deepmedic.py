@@ -45,7 +45,7 @@ class NormActConv(nn.Module):
     ) -> None:
         super().__init__()
         self.norm = norm_layer(norm, in_channels, 3)
-        self.act = nn.PReLU(in_channels, init=0.01)
+        self.act = nn.PReLU(in_channels)
         self.dropout = nn.Dropout(dropout)
         self.conv = nn.Conv3d(in_channels, out_channels, kernel_size, bias=bias)
         self.edge = (kernel_size - 1) // 2

@@ -50,7 +50,7 @@ def convolutionalise(
         long2015fcn, section 3.1.
 
     Example:
-    >>> import torch
+        >>> import torch
         >>> head = nn.Sequential(nn.Flatten(), nn.Linear(2 * 3 * 3, 5))
         >>> scores = convolutionalise(head, 3)(torch.zeros(1, 2, 3, 8))
         >>> scores.shape

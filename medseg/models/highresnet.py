@@ -8,7 +8,6 @@ Float images ``(B, C, *spatial)`` of any size give logits ``(B, K, *spatial)``.
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -96,10 +95,11 @@ class HighRes3DNet(nn.Module):
 
     Source:
         li2017highres3dnet: 0.81 million parameters. Here 813,904 from 1 channel to
-        160 classes, 812,464 of them weights of convolutions; 822,224 with
+        160 classes, 812,464 of them weights of convolutions; 821,744 with
         ``hidden=80``.
 
     Example:
+        >>> import torch
         >>> net = HighRes3DNet(1, 2, widths=(2, 4), blocks=1)
         >>> net(torch.zeros(1, 1, 3, 5, 4)).shape
         torch.Size([1, 2, 3, 5, 4])

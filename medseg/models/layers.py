@@ -84,7 +84,9 @@ def make_norm(norm: BackboneNorm, channels: int) -> nn.Module:
     """
     check_choice(norm, "norm", ("batch", "frozen", "group"))
     if norm == "group":
-        groups = math.gcd(8, channels // 2) if channels % 2 == 0 else 1
+        groups = math.gcd(8, channels)
+        if groups == channels:
+            groups = max(1, groups // 2)
         return nn.GroupNorm(groups, channels)
     return BatchNorm(channels, frozen=norm == "frozen")
 
@@ -277,9 +279,11 @@ def crop_end(logits: Tensor, sizes: Sequence[int]) -> Tensor:
 
 
 def bilinear_kernel(factor: int) -> Tensor:
-    """Weights with which an up-convolution of stride f interpolates bilinearly.
+    r"""Weights with which an up-convolution of stride f interpolates bilinearly.
 
-        w_ij = (1 - |i - c| / f) (1 - |j - c| / f),  k = 2 f - f mod 2,  c = (k - 1) / 2
+    .. math:: w_{ij} = \left(1 - \frac{|i - c|}{f}\right)
+       \left(1 - \frac{|j - c|}{f}\right), \qquad
+       k = 2f - f \bmod 2, \quad c = \frac{k - 1}{2}
 
     Returns:
         Weights ``(k, k)``, float32, in (0, 1].
@@ -375,8 +379,8 @@ def norm_layer(
     shift for each channel.
 
     Example:
-        >>> norm_layer("group", 30, 3)
-        GroupNorm(2, 30, eps=1e-05, affine=True)
+        >>> norm_layer("group", 30, 3).num_groups
+        2
     """
     if norm is None:
         return nn.Identity()

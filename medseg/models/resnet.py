@@ -165,6 +165,7 @@ class ResNet(nn.Module):
         he2016resnet; chen2017deeplabv3, section 3.2, for the rates.
 
     Example:
+        >>> import torch
         >>> net = ResNet(1, "resnet_small", output_stride=8)
         >>> [tuple(f.shape[1:]) for f in net(torch.zeros(1, 1, 33, 65))]
         [(16, 9, 17), (32, 5, 9), (64, 5, 9), (128, 5, 9)]

@@ -1,9 +1,11 @@
 """One look at any network: shapes, parameters, multiply-adds, receptive field.
 
     print(describe(UNet(3, 1)))
+    effective_receptive_field(UNet(3, 1), (1, 3, 256, 256)).side
 
 ``describe`` runs the network on shapes alone (PyTorch's meta device): it computes no
-pixel, needs no memory for activations, and leaves the network as it was.
+pixel and needs no memory for activations. ``effective_receptive_field`` computes
+gradients. Both leave the network as it was.
 """
 
 import copy
@@ -26,6 +28,8 @@ POOLINGS = (
     aten.avg_pool2d,
     aten.avg_pool3d,
 )
+REPEATING = (aten.upsample_nearest2d, aten.upsample_nearest3d)
+INTERPOLATING = (aten.upsample_bilinear2d, aten.upsample_trilinear3d)
 
 
 class Layer(NamedTuple):
@@ -136,12 +140,7 @@ def describe(
         >>> result.multiply_adds == 30 * 30 * 4 * 9 + 13 * 13 * 2 * 4 * 9
         True
     """
-    shape = tuple(input_size)
-    if len(shape) not in (4, 5) or min(shape) < 1:
-        raise ValueError(
-            "input_size must be (B, C, H, W) or (B, C, D, H, W) with positive numbers, "
-            f"got {shape}."
-        )
+    shape = _checked_size(input_size)
     shadow = copy.deepcopy(model).to("meta").eval()
     fields, counter = _Fields(), FlopCounterMode(display=False)
     layers: list[Layer] = []
@@ -201,6 +200,111 @@ def describe(
         max(strides) if strides else None,
         sum(kept.values()),
     )
+
+
+class EffectiveField(NamedTuple):
+    """What ``effective_receptive_field`` found."""
+
+    influence: NDArray[np.float64]  # of each input pixel, (*spatial), sum 1
+    side: int  # of the square (cube) around the centre that holds ``share`` of it
+    share: float  # of the influence that was asked for
+
+
+def effective_receptive_field(
+    model: nn.Module,
+    input_size: Sequence[int] = (1, 3, 256, 256),
+    *,
+    share: float = 0.95,
+    repeats: int = 16,
+    seed: int = 0,
+) -> EffectiveField:
+    """Measure how much each input pixel changes the output in the centre.
+
+    The theoretical receptive field says which pixels can matter; this says how much
+    they do: the mean absolute gradient of the central output pixel. In a stack of
+    convolutions it falls off towards the edges like a bell, because there are more
+    paths from the centre, and it changes with training.
+
+    Images are drawn from a normal distribution (mean 0, variance 1); where training
+    images were normalised this is their range. The gradient is that of the sum of the
+    logits with random signs, since classes may cancel each other; absolute values are
+    summed over image channels and averaged over images. The model runs in evaluation
+    mode, as a copy, on its own device.
+
+    Args:
+        model: A network that takes one float tensor and returns logits at the image's
+            resolution: of the same size, or of its centre.
+        input_size: Shape of the images, ``(B, C, H, W)`` or ``(B, C, D, H, W)``.
+        share: Part of the influence that the square must hold, in (0, 1].
+        repeats: How many batches of B images to average over, from 1.
+        seed: Of the random images and signs.
+
+    Returns:
+        An ``EffectiveField``. ``side`` is odd: the square has a pixel at its centre;
+        what lies outside the image counts as 0.
+
+    Raises:
+        ValueError: A wrong argument; or no pixel has any influence, as in a network
+            whose last layer still is 0 (``FCN32s`` before training).
+
+    Source:
+        luo2016understanding, sections 2 and 3.
+
+    Example:
+        >>> blur = nn.Conv2d(1, 1, 3, padding=1)
+        >>> _ = nn.init.ones_(blur.weight)
+        >>> field = effective_receptive_field(blur, (1, 1, 9, 9), share=0.9)
+        >>> field.side, round(float(field.influence.max()), 4)  # 1 / 9
+        (3, 0.1111)
+    """
+    shape = _checked_size(input_size)
+    if not 0 < share <= 1 or repeats < 1:
+        raise ValueError(
+            f"share must lie in (0, 1] and repeats must be at least 1, got {share} "
+            f"and {repeats}."
+        )
+    shadow = copy.deepcopy(model).eval().requires_grad_(False)
+    weight = next(shadow.parameters(), torch.empty(0))
+    random = torch.Generator().manual_seed(seed)
+    influence = torch.zeros(shape[2:], dtype=torch.float64)
+    for _ in range(repeats):
+        images = torch.randn(shape, generator=random).to(weight).requires_grad_()
+        centre = shadow(images)
+        for size in centre.shape[2:]:
+            centre = centre.select(2, size // 2)  # (B, K) in the end
+        signs = torch.randint(0, 2, centre.shape, generator=random) * 2 - 1
+        (gradient,) = torch.autograd.grad((centre * signs.to(centre)).sum(), images)
+        influence += gradient.abs().sum(dim=(0, 1)).double().cpu()
+    total = influence.sum()
+    if not total > 0:
+        raise ValueError(
+            "no input pixel has any influence on the central output: the gradient is 0 "
+            "throughout. If the last layer starts at 0, train the network first, or "
+            "initialise that layer."
+        )
+    values = (influence / total).numpy()
+    # A network without padding answers for the centre of the image.
+    outputs = shadow(images).shape[2:]
+    middle = [
+        (size - output) // 2 + output // 2
+        for size, output in zip(shape[2:], outputs, strict=True)
+    ]
+    grid = np.indices(values.shape)
+    distance = np.max([abs(g - m) for g, m in zip(grid, middle, strict=True)], axis=0)
+    held = np.cumsum(np.bincount(distance.ravel(), weights=values.ravel()))
+    # Rounding must not make the square for a share of 1 reach beyond the field.
+    radius = int(np.argmax(held >= min(share, held[-1]) - 1e-12))
+    return EffectiveField(values, 2 * radius + 1, share)
+
+
+def _checked_size(input_size: Sequence[int]) -> tuple[int, ...]:
+    shape = tuple(input_size)
+    if len(shape) not in (4, 5) or min(shape) < 1:
+        raise ValueError(
+            "input_size must be (B, C, H, W) or (B, C, D, H, W) with positive numbers, "
+            f"got {shape}."
+        )
+    return shape
 
 
 def _count(model: nn.Module) -> int:
@@ -302,6 +406,37 @@ def _follow(
             axis.gather(np.arange(size) - start, np.arange(size) - start)
             for axis, size, start in zip(axes, sizes, starts, strict=True)
         ]
+    if operation in REPEATING or operation in INTERPOLATING:
+        corners = options.get("align_corners", False)
+        linear = operation in INTERPOLATING
+        return [
+            _resized(axis, size, linear, corners)
+            for axis, size in zip(axes, sizes, strict=True)
+        ]
+    if operation is aten.constant_pad_nd:
+        pads = list(options["pad"]) + [0, 0] * len(axes)  # last axis first, in pairs
+        starts = pads[: 2 * len(axes) : 2][::-1]
+        return [
+            axis.gather(np.arange(size) - start, np.arange(size) - start)
+            for axis, size, start in zip(axes, sizes, starts, strict=True)
+        ]
+    if operation is aten.mean and options.get("keepdim") and options["dim"]:
+        dims = {dim % result.ndim for dim in options["dim"]}
+        return [
+            axis.gather(np.array([0]), np.array([len(axis.first)]))
+            if number in dims
+            else axis
+            for number, axis in enumerate(axes, start=2)
+        ]
+    if operation is aten.expand:
+        return [
+            axis.gather(np.zeros(size, int), np.zeros(size, int))
+            if len(axis.first) == 1
+            else axis
+            for axis, size in zip(axes, sizes, strict=True)
+        ]
+    if operation is aten.stack and options["dim"] == 0:
+        return [_union(supports) for supports in zip(*inputs, strict=True)]
     if operation is aten.slice:
         at = np.arange(result.shape[options["dim"]]) + (options["start"] or 0)
         return [
@@ -330,6 +465,22 @@ def _up_window(
     at = np.arange(size) + padding
     low = -(((kernel - 1) * dilation - at) // stride)
     return axis.gather(low, at // stride, Fraction(1, stride))
+
+
+def _resized(axis: _Support, size: int, linear: bool, corners: bool) -> _Support:
+    """Interpolation: output o lies at a fractional place among the inputs."""
+    inputs, at = len(axis.first), np.arange(size)
+    scale = Fraction(inputs, size)
+    if not linear:
+        low = high = at * inputs // size
+    elif corners:
+        step = max(size - 1, 1)
+        low = at * (inputs - 1) // step
+        high = -(-at * (inputs - 1) // step)
+    else:  # at (o + 1/2) inputs / size - 1/2
+        place = (2 * at + 1) * inputs - size
+        low, high = place // (2 * size), -(-place // (2 * size))
+    return axis.gather(low, high, scale)
 
 
 def _union(supports: Sequence[_Support]) -> _Support:

@@ -11,7 +11,6 @@ but ``UNet3D`` take any size from 1, pad it as ``unet.UNet`` does, and exist in 
 one neuron; biases from 0.
 """
 
-import math
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -20,11 +19,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medseg.checks import check_choice, check_images
-from medseg.models.layers import crop_end, pad_to_stride
+from medseg.models.layers import crop_end, norm_layer, pad_to_stride
 from medseg.models.unet import (
-    BATCH_NORM,
     CONV,
-    INSTANCE_NORM,
     MAX_POOL,
     UP_CONV,
     Norm,
@@ -34,17 +31,6 @@ from medseg.models.unet import (
 )
 
 LINEAR = {2: "bilinear", 3: "trilinear"}
-
-
-def norm_of(norm: Norm, channels: int, spatial_dims: int) -> nn.Module:
-    """The norm that ``double_conv`` uses; nothing for None."""
-    if norm == "batch":
-        return BATCH_NORM[spatial_dims](channels)
-    if norm == "instance":
-        return INSTANCE_NORM[spatial_dims](channels, affine=True)
-    if norm == "group":
-        return nn.GroupNorm(math.gcd(8, channels), channels)
-    return nn.Identity()
 
 
 def _check(
@@ -91,11 +77,11 @@ class ResidualUnit(nn.Module):
         super().__init__()
         conv, bias = CONV[spatial_dims], norm is None
         # ReLU must not work in place: the shortcut reads the same tensor.
-        start = [norm_of(norm, in_channels, spatial_dims), nn.ReLU()]
+        start = [norm_layer(norm, in_channels, spatial_dims), nn.ReLU()]
         self.convs = nn.Sequential(
             *([] if first else start),
             conv(in_channels, out_channels, 3, stride, padding=1, bias=bias),
-            norm_of(norm, out_channels, spatial_dims),
+            norm_layer(norm, out_channels, spatial_dims),
             nn.ReLU(inplace=True),
             conv(out_channels, out_channels, 3, padding=1),
         )
@@ -112,10 +98,9 @@ class ResidualUNet(nn.Module):
     """Deep residual U-Net: units with a shortcut, strides in place of pooling.
 
     Four scales of residual units; the decoder enlarges by repeating pixels, and joins
-    the skip by concatenation. The paper counts 7.8 million parameters, a quarter of
-    U-Net's: its 3x3 convolutions hold 7,780,032 weights, here as there. The paper does
-    not say how a shortcut changes its number of channels; the 1x1 convolutions that do
-    it here add 430,272.
+    the skip by concatenation. From 3 channels, the 3x3 convolutions of the paper's
+    table hold 7,780,032 weights. The table does not say how a shortcut changes its
+    number of channels; the 1x1 convolutions that do it here add 430,272.
 
     Args:
         in_channels: Image channels C.
@@ -251,11 +236,11 @@ class GatedSkip(nn.Module):
             for _ in range(gates):
                 view = conv(skip, skip, 1, bias=bias)
                 self.views.append(
-                    nn.Sequential(view, norm_of(norm, skip, spatial_dims))
+                    nn.Sequential(view, norm_layer(norm, skip, spatial_dims))
                 )
             self.join = nn.Sequential(
                 conv(gates * skip, skip, 1, bias=bias),
-                norm_of(norm, skip, spatial_dims),
+                norm_layer(norm, skip, spatial_dims),
                 nn.ReLU(inplace=True),
             )
 
@@ -274,12 +259,12 @@ class AttentionUNet(nn.Module):
     The finest skip is not gated: it holds edges, and no organs yet. The decoder
     enlarges linearly and has no up-convolutions.
 
-    The paper's 3D networks, 5.88 M parameters without and 6.40 M with gates, are
+    The paper's 3D networks, 5.88 M parameters without gates and 6.40 M with them, are
     ``widths=(16, 32, 64, 128, 256), gates=2, spatial_dims=3`` as far as paper and
     released code tell: 5,885,556 and 6,403,898 here, from 1 channel to 4 classes. Two
-    things of the released network are left out: its one head reads the logits of all
-    scales (2,432 parameters more, with biases that its norms undo), and a 1x1
-    convolution stands before the coarsest gate (66,304 more, which would make 6.47 M).
+    things of the released code are left out: one head that reads the logits of all
+    scales, and a 1x1 convolution before the coarsest gate, with which that code has
+    6,473,322. The paper's figure draws neither.
 
     Args:
         in_channels: Image channels C.
@@ -372,8 +357,8 @@ class UNetPlusPlus(nn.Module):
     **Deep supervision.** In training mode, with ``deep_supervision=True``, the network
     returns a list of logits, **the deepest U-Net's first**: of nodes (0, L), ..,
     (0, 1). All have the full size of the image; train with the mean of their losses.
-    In evaluation mode it returns the first alone. (The paper also averages all, its
-    *accurate mode*: ``torch.stack(net.train()(images)).mean(0)``, with norms frozen.)
+    In evaluation mode it returns the first alone; the paper's *accurate mode* averages
+    all.
 
     Args:
         in_channels: Image channels C.
@@ -425,16 +410,15 @@ class UNetPlusPlus(nn.Module):
             for fine, coarse in pairwise((in_channels, *widths))
         )
         self.pool = MAX_POOL[spatial_dims](2)
-        self.up = nn.ModuleList()  # [j - 1][i]
-        self.nodes = nn.ModuleList()
+        self.up = nn.ModuleDict()  # "i_j": the up-convolution into node (i, j)
+        self.nodes = nn.ModuleDict()
         for column in range(1, len(widths)):
-            ups, nodes = nn.ModuleList(), nn.ModuleList()
-            for fine, coarse in pairwise(widths[: len(widths) - column + 1]):
-                ups.append(UP_CONV[spatial_dims](coarse, fine, 2, stride=2))
-                joined = (column + 1) * fine
-                nodes.append(double_conv(joined, fine, norm, spatial_dims))
-            self.up.append(ups)
-            self.nodes.append(nodes)
+            used = widths[: len(widths) - column + 1]
+            for scale, (fine, coarse) in enumerate(pairwise(used)):
+                up = UP_CONV[spatial_dims](coarse, fine, 2, stride=2)
+                node = double_conv((column + 1) * fine, fine, norm, spatial_dims)
+                self.up[f"{scale}_{column}"] = up
+                self.nodes[f"{scale}_{column}"] = node
         heads = len(widths) - 1 if deep_supervision else 1
         self.heads = nn.ModuleList(
             CONV[spatial_dims](widths[0], out_channels, 1) for _ in range(heads)
@@ -454,11 +438,11 @@ class UNetPlusPlus(nn.Module):
                 x = self.pool(x)  # half the size
             x = convs(x)
             rows.append([x])
-        for column, nodes in enumerate(self.nodes):
-            for scale, node in enumerate(nodes):
-                up = self.up[column][scale]
-                below = up(rows[scale + 1][column])  # twice the size
-                rows[scale].append(node(torch.cat([*rows[scale], below], dim=1)))
+        for column in range(1, len(rows)):
+            for scale, row in enumerate(rows[:-column]):
+                key = f"{scale}_{column}"
+                below = self.up[key](rows[scale + 1][column - 1])  # twice the size
+                row.append(self.nodes[key](torch.cat([*row, below], dim=1)))
         outputs = rows[0][:0:-1]  # (0, L), ..., (0, 1)
         if not (self.training and self.deep_supervision):
             return crop_end(self.heads[0](outputs[0]), images.shape[2:])

@@ -23,6 +23,7 @@ PUBLISHED = {
     "vgg16": "vgg16-397923af.pth",
     "vgg16_bn": "vgg16_bn-6c64b313.pth",
     "resnet18": "resnet18-f37072fd.pth",
+    "resnet34": "resnet34-b627a593.pth",
     "resnet50": "resnet50-0676ba61.pth",
     "resnet101": "resnet101-63fe2227.pth",
 }
@@ -96,12 +97,13 @@ def load_weights(
 
 
 def adapt_first_conv(filters: Tensor, in_channels: int) -> Tensor:
-    """Make the first convolution's filters fit another number of image channels.
+    r"""Make the first convolution's filters fit another number of image channels.
 
     The filters are repeated in turn (R, G, B, R, ...), scaled by C / N, and shifted
     alike so that their sum over the channels is what it was:
 
-        v_i = C/N w_(i mod C) + 1/N (sum_c w_c - C/N sum_j w_(j mod C))
+    .. math:: v_i = \frac{C}{N} w_{i \bmod C} + \frac{1}{N}
+       \Big(\sum_c w_c - \frac{C}{N} \sum_{j < N} w_{j \bmod C}\Big)
 
     So an image whose N channels are all alike gives what the same image gave as C
     equal channels, for every N, and the layers above see activations of the size they
