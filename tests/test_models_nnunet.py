@@ -258,6 +258,17 @@ def test_liver_ct_needs_a_second_plan_at_low_resolution():
     assert plans["2d"].batch_size == 12
 
 
+def test_low_resolution_coarsens_fine_axes_alone_while_slices_are_twice_as_thick():
+    plans = plan((150, 1024, 1024), (5, 0.5, 0.5), cases=50)
+    full, low = plans["3d_fullres"], plans["3d_lowres"]
+    assert low.spacing[0] == full.spacing[0] == 5
+    steps = math.log(low.spacing[1] / 0.5) / math.log(1.03)
+    assert steps == pytest.approx(round(steps))
+    assert steps > 1
+    assert low.spacing[1] == low.spacing[2] < 2.5 * 1.03
+    assert low.median_size[0] == 150
+
+
 def test_prostate_mri_leaves_its_thick_slices_alone_at_first():
     full = plan(
         (20, 320, 320), (3.6, 0.62, 0.62), cases=32, in_channels=2, out_channels=3
@@ -311,6 +322,17 @@ def test_an_axis_too_short_to_halve_is_left_whole():
     assert full.patch_size == (5, 320, 320)
     assert full.poolings == (0, 6, 6)
     assert full.kernel_sizes[3] == (3, 3, 3)  # 8 mm at 8 mm: no longer thick
+
+
+def test_a_last_axis_is_halved_alone_only_from_12_on():
+    # 88 -> 44 -> 22 -> 11, and no further; 96 -> 48 -> 24 -> 12 -> 6.
+    assert plan((7, 7, 88), (1, 1, 1), cases=9)["3d_fullres"].poolings == (0, 0, 3)
+    assert plan((7, 7, 96), (1, 1, 1), cases=9)["3d_fullres"].poolings == (0, 0, 4)
+
+
+def test_a_batch_holds_two_patches_even_of_a_tiny_data_set():
+    plans = plan((36, 50, 35), (1, 1, 1), cases=3)  # 5 %: a tenth of a patch
+    assert plans["3d_fullres"].batch_size == 2
 
 
 def test_images_have_a_plan_in_2d_alone():

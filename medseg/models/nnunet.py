@@ -166,9 +166,9 @@ class PlainConvUNet(_PlannedUNet):
     The first convolution of a scale has that scale's stride; there is no pooling. An
     up-convolution has a kernel as large as its stride. Convolutions have a bias, as in
     nnU-Net, although the instance norm takes it out again: its gradient is rounding
-    noise. ``stride`` holds one number for each axis. Weights start as ``torch.nn.init.kaiming_normal_`` draws them for a leaky
+    noise. Weights start as ``torch.nn.init.kaiming_normal_`` draws them for a leaky
     ReLU, biases from 0. As in ``UNet``, the image is padded at its end by repeating
-    the border, and the logits are cropped back.
+    the border, and the logits are cropped back; ``stride`` holds a number per axis.
 
     **Deep supervision.** In training mode, with ``deep_supervision=True``, the network
     returns a list of logits, finest first: one for each scale but the coarsest, item i
@@ -498,10 +498,10 @@ def plan(
     The memory estimate is the number of values that all convolutions of the network
     put out for one patch, ``sum over convolutions of channels * voxels``: of the
     encoder, up-convolutions, decoder, and the finest head, and of shortcuts where the
-    size changes, whether by a convolution or by averaging alone. It is compared
-    with the number that was found to fit: for ``"plain"`` and 8 GB, 85 million at a
-    batch of 12 in 2D and 560 million at a batch of 2 in 3D; in proportion for other
-    budgets. It leaves out the weights, which cost the same whatever the patch.
+    size changes, whether by a convolution or by averaging alone. It is compared with
+    the number that was found to fit: for ``"plain"`` and 8 GB, 85 million at a batch
+    of 12 in 2D and 560 million at a batch of 2 in 3D; in proportion for other budgets.
+    It leaves out the weights, which cost the same whatever the patch.
 
     Args:
         median_size: Median size of the images at ``spacing``, in voxels; two axes
