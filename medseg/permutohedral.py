@@ -24,6 +24,8 @@ from torch import Tensor
 
 from medseg.checks import check_finite
 
+LONGEST_KEY = 2**62  # within an int64
+
 
 class GaussianFilter(ABC):
     """A symmetric linear map of values ``(N, K)``, and so its own gradient."""
@@ -90,6 +92,7 @@ class ExactGaussian(GaussianFilter):
         filtered = [
             torch.addmm(self.halves, rows, self.features.t(), beta=-1)
             .sub_(halves[:, None])
+            .clamp_(min=-60)  # 1e-26 of a pixel: nothing, but not a slow denormal
             .to(values.dtype)
             .exp_()
             @ values
@@ -130,7 +133,7 @@ class GridGaussian(GaussianFilter):
             kernel = (-(steps.to(like) / sigma).square() / 2).exp()
             self.kernels.append(kernel)
             ones = like.new_ones(pixels, 1)
-            sums = _convolve(ones, kernel, (1, pixels, 1, 1))  # (pixels, 1)
+            sums = _convolve(ones, kernel, 1, pixels)  # (pixels, 1)
             self.scale = (self.scale * sums.t().rsqrt()).reshape(-1, 1)  # (N, 1)
 
     def apply(self, values: Tensor) -> Tensor:
@@ -138,27 +141,8 @@ class GridGaussian(GaussianFilter):
         values = values * self.scale
         for axis, kernel in enumerate(self.kernels):
             before = math.prod(self.shape[:axis])
-            after = math.prod(self.shape[axis + 1 :])
-            values = _convolve(
-                values, kernel, (before, self.shape[axis], after, values.shape[1])
-            )
+            values = _convolve(values, kernel, before, self.shape[axis])
         return values.mul_(self.scale)
-
-
-def _convolve(
-    values: Tensor, kernel: Tensor, shape: tuple[int, int, int, int]
-) -> Tensor:
-    """Convolve ``(N, K)`` along the second axis of ``shape``, with zeros outside."""
-    # A depthwise convolution of images that hold their K channels last: fast as it is.
-    images = values.view(shape).permute(0, 3, 1, 2)
-    weight = kernel[:, None].expand(shape[3], 1, len(kernel), 1)
-    filtered = F.conv2d(
-        images,
-        weight.contiguous(memory_format=torch.channels_last),
-        padding=(len(kernel) // 2, 0),
-        groups=shape[3],
-    )
-    return filtered.permute(0, 2, 3, 1).reshape(values.shape)
 
 
 class PermutohedralLattice(GaussianFilter):
@@ -259,26 +243,54 @@ class PermutohedralLattice(GaussianFilter):
 
     def _blur(
         self, keys: list[Tensor], first_number: list[int], wrap: int, factor: int
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Points, weights and starts of the blur along one direction."""
+    ) -> tuple[Tensor, Tensor]:
+        """Vertices and weights of the blur in one direction: ``(num_vertices, 3)``."""
+        missing = self.num_vertices
         own = torch.arange(self.num_vertices, device=keys[0].device)
-        after, before = torch.full_like(own, -1), torch.full_like(own, -1)
+        after = []
         for colour, here in enumerate(keys):
             follower = (colour + 1) % len(keys)
             wanted = here - factor + (wrap if follower == 0 else 0)
             place = torch.searchsorted(keys[follower], wanted)
             place.clamp_(max=len(keys[follower]) - 1)
             found = keys[follower][place] == wanted
-            after[first_number[colour] : first_number[colour + 1]] = torch.where(
-                found, place + first_number[follower], -1
-            )
-        has_after = (after >= 0).nonzero().squeeze(1)
-        before[after[has_after]] = has_after
-        points = torch.stack([own, after, before], dim=1)  # (num_vertices, 3)
-        exists = points >= 0
-        counts = exists.sum(1)
-        weights = self.slice_weights.new_tensor([1.0, 0.5, 0.5]).expand(len(own), 3)
-        return points[exists], weights[exists], counts.cumsum(0) - counts
+            after.append(torch.where(found, place + first_number[follower], missing))
+        ahead = torch.cat(after)
+        behind = own.new_full((missing + 1,), missing)
+        behind = behind.scatter_(0, ahead, own)[:-1]
+        vertices = torch.stack([own, ahead, behind], dim=1)
+        exists = vertices < missing
+        weights = exists * self.slice_weights.new_tensor([1.0, 0.5, 0.5])
+        return vertices.where(exists, own[:, None]), weights
+
+
+def _convolve(values: Tensor, kernel: Tensor, before: int, pixels: int) -> Tensor:
+    """Convolve ``(N, K)`` along an axis of a grid, with zeros outside.
+
+    Args:
+        values: Columns to convolve.
+        kernel: An odd number of weights.
+        before: Pixels of all axes before this one.
+        pixels: Pixels along this axis.
+    """
+    # A depthwise convolution of many channels, in memory the last axis, is the fastest:
+    # the axes after this one are made channels, or if that is too few those before it.
+    grid = values.reshape(before, pixels, -1)
+    turn = grid.shape[2] < 16
+    if turn:
+        grid = grid.transpose(0, 1).reshape(1, pixels, -1)
+    channels = grid.shape[2]
+    filtered = F.conv2d(
+        grid[:, :, None].permute(0, 3, 1, 2),  # (before, channels, pixels, 1)
+        kernel.expand(channels, 1, 1, -1)
+        .transpose(2, 3)
+        .contiguous(memory_format=torch.channels_last),
+        padding=(len(kernel) // 2, 0),
+        groups=channels,
+    ).permute(0, 2, 3, 1)
+    if turn:
+        filtered = filtered.reshape(pixels, before, -1).transpose(0, 1)
+    return filtered.reshape(values.shape)
 
 
 def _enclosing_simplex(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -334,7 +346,7 @@ def _key_factors(coordinates: Tensor) -> Tensor:
     """
     # A corner lies up to 1 below the given ones, a vertex looked for 1 further.
     spans = (coordinates.amax(1) - coordinates.amin(1) + 4).tolist()
-    if math.prod(spans) < 2**62:
+    if math.prod(spans) < LONGEST_KEY:
         factors = [math.prod(spans[axis + 1 :]) for axis in range(len(spans))]
     else:
         rng = torch.Generator().manual_seed(0)

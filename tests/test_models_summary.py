@@ -57,7 +57,12 @@ class Scales(nn.Module):
         (nn.Conv2d(1, 1, 3, dilation=4, stride=2, padding=1), 32),
         (nn.Sequential(nn.Conv2d(1, 1, 5), nn.ConvTranspose2d(1, 1, 3, stride=2)), 32),
         (nn.Sequential(nn.AvgPool2d(3, 2), nn.MaxPool2d(2, 1, 1), nn.ReLU()), 32),
-        (nn.Sequential(nn.Conv2d(1, 1, 4, 3), nn.Upsample(scale_factor=3.0)), 32),
+        (
+            nn.Sequential(
+                nn.Conv2d(1, 1, 4, 3), nn.Upsample(scale_factor=3.0), nn.Conv2d(1, 1, 3)
+            ),
+            32,
+        ),
         (nn.Sequential(nn.Conv2d(1, 1, 4, 3), nn.Upsample(29, mode="bilinear")), 32),
         (Scales(), 21),
         (nn.Sequential(nn.ZeroPad2d((1, 0, 2, 5)), nn.Conv2d(1, 1, 3)), 20),
@@ -175,6 +180,15 @@ def test_effective_field_lies_inside_the_theoretical_one(network, size):
         assert seen[-1] - seen[0] + 1 <= extent
     half = effective_receptive_field(network, size, share=0.5, repeats=20)
     assert half.side < found.side <= 2 * max(theory) + 1
+
+
+@pytest.mark.parametrize("size", [8, 9])
+def test_effective_field_of_a_network_without_padding_lies_in_the_image_centre(size):
+    net = nn.Conv2d(1, 1, 3)
+    field = effective_receptive_field(net, (1, 1, size, size), share=1, repeats=1)
+    assert field.side == 3
+    middle = (size - 2) // 2 + 1  # of the output; and it sees one pixel further
+    assert field.influence[middle - 1 : middle + 2, middle].all()
 
 
 def test_effective_field_does_not_vanish_where_classes_cancel():

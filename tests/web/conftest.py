@@ -107,7 +107,7 @@ def browser() -> Iterator[Browser]:
 @contextmanager
 def new_page(browser: Browser, base_url: str) -> Iterator[Opened]:
     context = browser.new_context(viewport={"width": 1280, "height": 900})
-    context.set_default_timeout(20_000)
+    context.set_default_timeout(60_000)
     yield Opened(context.new_page(), base_url)
     context.close()
 
