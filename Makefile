@@ -6,6 +6,7 @@
 #   make check      lint, format, types, spelling, freshness of the chapters
 #   make web        open every page of the book in a real browser
 #   make notebooks  run the chapters that have changed and keep their outputs
+#   make bench      time the networks and the CRF beside their peers
 #   make clean      remove what was built; the environment stays
 
 BIN := .venv/bin
@@ -23,7 +24,7 @@ export MEDSEG_DATA ?= $(abspath ../shared/data)
 endif
 
 .DELETE_ON_ERROR:
-.PHONY: book serve test check web notebooks clean
+.PHONY: book serve test check web bench notebooks clean
 
 # --- the environment -----------------------------------------------------------------
 
@@ -86,8 +87,16 @@ check: .venv/installed
 web: .venv/installed-web _build/book
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup tests/web
 
+.venv/installed-bench: .venv/installed
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[bench]"
+	touch $@
+
+bench: .venv/installed-bench
+	for script in tests/bench/bench_*.py; do $(BIN)/python $$script || exit 1; done
+
+# All cores: what the heads of the chapters say is what a reader's laptop does.
 notebooks: .venv/installed
-	$(BIN)/python scripts/notebooks.py run --stale
+	env -u OMP_NUM_THREADS $(BIN)/python scripts/notebooks.py run --stale
 
 clean:
 	rm -rf _build build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

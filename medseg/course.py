@@ -119,11 +119,14 @@ def cases(name: str, split: str, limit: int | None = None) -> list[datasets.Imag
         return found
 
 
+DRAWN: dict[str, tuple[Callable[..., phantoms.Phantom], dict[str, int]]] = {
+    "dsb2018": (phantoms.cells, {"train": 64, "val": 16, "test": 24}),
+    "isbi2012": (phantoms.em_membranes, {"train": 16, "val": 4, "test": 4}),
+}
+
+
 def _drawn_cases(name: str, split: str, limit: int | None) -> list[datasets.ImageCase]:
-    draw, count = {
-        "dsb2018": (phantoms.cells, {"train": 64, "val": 16, "test": 24}),
-        "isbi2012": (phantoms.em_membranes, {"train": 16, "val": 4, "test": 4}),
-    }[name]
+    draw, count = DRAWN[name]
     first_seed = {"train": 0, "val": 10_000, "test": 20_000}[split]
     drawn = []
     for index in range(min(count[split], limit or count[split])):
