@@ -516,7 +516,7 @@ def plan(
         memory_gb: GPU memory to plan for; 8, 8, 24 and 40 GB if None.
 
     Returns:
-        The plans by configuration: ``"2d"``; for 3D images ``"3d_fullres"``; and
+        One plan for each configuration, ``"2d"``; for 3D images ``"3d_fullres"``; and
         ``"3d_lowres"`` where rule 7 calls for it.
 
     Raises:
