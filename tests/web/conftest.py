@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Error, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Error, Page, sync_playwright
 
 ROOT = Path(__file__).resolve().parents[2]
 HTML = ROOT / "_build" / "html"
@@ -22,6 +22,8 @@ LAUNCH = (
     "--disable-component-update",
     "--disable-sync",
     "--no-first-run",
+    # No name leads anywhere but to the book.
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 )
 
 
@@ -52,7 +54,7 @@ class Opened:
         page.on("console", self._hear)
         page.on("requestfailed", lambda r: self.faults.append(f"failed: {r.url}"))
         page.on("response", self._answer)
-        page.route("**/*", self._guard)
+        page.on("request", self._note)
 
     def _hear(self, message) -> None:
         if message.type in ("error", "warning"):
@@ -62,12 +64,9 @@ class Opened:
         if response.status >= 400:
             self.faults.append(f"{response.status}: {response.url}")
 
-    def _guard(self, route) -> None:
-        if route.request.url.startswith((self.base, "data:", "blob:")):
-            route.continue_()
-        else:
-            self.outside.append(route.request.url)
-            route.abort()
+    def _note(self, request) -> None:
+        if not request.url.startswith((self.base, "data:", "blob:")):
+            self.outside.append(request.url)
 
     def open(self, name: str) -> Page:
         self.page.goto(self.base + name, wait_until="networkidle")
@@ -105,17 +104,25 @@ def browser() -> Iterator[Browser]:
 
 
 @contextmanager
-def new_page(browser: Browser, base_url: str) -> Iterator[Opened]:
+def new_context(browser: Browser) -> Iterator[BrowserContext]:
     context = browser.new_context(viewport={"width": 1280, "height": 900})
-    context.set_default_timeout(60_000)
-    yield Opened(context.new_page(), base_url)
+    context.set_default_timeout(60_000)  # machines of CI can be slow
+    yield context
     context.close()
 
 
 @pytest.fixture
 def book(browser: Browser, base_url: str) -> Iterator[Opened]:
-    with new_page(browser, base_url) as opened:
-        yield opened
+    """A page of its own: what a test changes, such as the theme, stays with it."""
+    with new_context(browser) as context:
+        yield Opened(context.new_page(), base_url)
+
+
+@pytest.fixture(scope="module")
+def context(browser: Browser) -> Iterator[BrowserContext]:
+    """One cache for all pages, so that the scripts are fetched once."""
+    with new_context(browser) as context:
+        yield context
 
 
 @pytest.fixture(
@@ -125,9 +132,10 @@ def book(browser: Browser, base_url: str) -> Iterator[Opened]:
     ],
 )
 def each(
-    request: pytest.FixtureRequest, browser: Browser, base_url: str
+    request: pytest.FixtureRequest, context: BrowserContext, base_url: str
 ) -> Iterator[Opened]:
     """Each page of the book in turn, opened once for all tests of this module."""
-    with new_page(browser, base_url) as opened:
-        opened.open(request.param)
-        yield opened
+    opened = Opened(context.new_page(), base_url)
+    opened.open(request.param)
+    yield opened
+    opened.page.close()
