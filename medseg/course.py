@@ -76,13 +76,6 @@ def budget(*, quick: Value, cpu: Value, gpu: Value) -> Value:
         quick: What the tests use: under a minute for the whole notebook.
         cpu: What a laptop without a GPU uses: under five minutes.
         gpu: What a GPU in Colab or a laboratory uses.
-
-    Example:
-        >>> import os
-        >>> os.environ["MEDSEG_PROFILE"] = "quick"
-        >>> budget(quick=1, cpu=8, gpu=60)
-        1
-        >>> del os.environ["MEDSEG_PROFILE"]
     """
     return {"quick": quick, "cpu": cpu, "gpu": gpu}[profile()]
 

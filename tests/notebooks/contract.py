@@ -191,6 +191,7 @@ def plain_markdown(notebook: Any, path: Path, facts: Facts) -> list[str]:
         "a directive": r"^(```|:::)\{",
         "a role": r"\{[a-z:-]+\}`",
         "an image": r"!\[|<img",
+        "maths in a summary": r"<summary>[^<]*\$",
         "a MyST target": r"^\([\w-]+\)=$",
         "a TODO": r"\bTODO\b|\bFIXME\b",
     }

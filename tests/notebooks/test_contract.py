@@ -186,6 +186,7 @@ BREAKS = [
     (contract.plain_markdown, in_prose("## Summary", "## Summary\n\n{cite}`x`")),
     (contract.plain_markdown, in_prose("## Summary", "## Summary\n\n![a](b.png)")),
     (contract.plain_markdown, in_prose("## Summary", "## Summary\n\n:::{note}")),
+    (contract.plain_markdown, in_prose("<summary>A. ", "<summary>A. $x$ ")),
     (contract.outputs, with_error),
     (contract.outputs, with_stderr),
     (contract.outputs, with_widget),
