@@ -13,6 +13,7 @@ import medseg
 from medseg import commands, phantoms
 from medseg.checkpoints import load_checkpoint
 from medseg.cli import main
+from medseg.commands import _demo, _doctor, _train
 from medseg.inference import predict_probabilities
 from medseg.models.unet import UNet
 from medseg.transforms import make_val_transform
@@ -128,13 +129,13 @@ def test_a_network_with_classes_writes_class_numbers(folders, tmp_path, capsys):
 
 def test_validation_images_are_chosen_by_name_and_stay_when_others_come(folders):
     settings = {"in_channels": 1, "out_channels": 1, "widths": [4, 8], "size": 32}
-    parts = commands._split(*folders, fraction=0.3, settings=settings)
+    parts = _train.split(*folders, fraction=0.3, settings=settings)
     train, val = (
         [part.dataset.image_paths[i].stem for i in part.indices] for part in parts
     )
     assert len(val) == 3
     assert sorted(train + val) == [f"cells_{i:03d}" for i in range(10)]
-    assert max(map(commands._hash, val)) < min(map(commands._hash, train))
+    assert max(map(_train.hash_of, val)) < min(map(_train.hash_of, train))
     # The training part is augmented, the validation part is not.
     kinds = [type(t).__name__ for t in parts[0].dataset.transform]
     assert "Rotate" in kinds
@@ -295,7 +296,7 @@ def test_demo_leaves_a_picture_a_report_and_a_network(tmp_path, capsys):
     words = ["demo", "--out", out, "--epochs", 1, "--count", 6]
     status, text, _ = run(capsys, *words)
     assert status == 0
-    assert sorted(path.name for path in out.iterdir()) == sorted(commands.DEMO_FILES)
+    assert sorted(path.name for path in out.iterdir()) == sorted(_demo.DEMO_FILES)
     assert [path.name for path in tmp_path.iterdir()] == ["demo"]
     picture = imread(out / "overlay.png")
     assert picture.shape[1] > 800
@@ -320,7 +321,7 @@ def test_an_interrupted_demo_leaves_nothing(tmp_path, monkeypatch, capsys):
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(commands.training, "train", interrupt)
+    monkeypatch.setattr(_train.training, "train", interrupt)
     status, _, err = run(capsys, "demo", "--out", tmp_path / "demo", "--count", 2)
     assert status == 130
     assert "medseg demo: interrupted" in err
@@ -366,7 +367,7 @@ def test_doctor_finds_nothing_wrong_here(capsys):
 
 def test_doctor_says_what_is_missing_or_too_old(monkeypatch, capsys):
     wanted = ["torch>=99", "nosuchpackage>=1", "pytest>=99; extra == 'test'"]
-    monkeypatch.setattr(commands.importlib.metadata, "requires", lambda name: wanted)
+    monkeypatch.setattr(_doctor.importlib.metadata, "requires", lambda name: wanted)
     status, out, _ = run(capsys, "doctor")
     assert status == 1
     assert re.search(r"BAD +torch +.*; torch>=99 is needed", out)

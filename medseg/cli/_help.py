@@ -1,0 +1,114 @@
+"""What ``--help`` says: what a command is for, and examples."""
+
+DESCRIPTION = """\
+Segment medical images with a U-Net, from the command line.
+
+  medseg demo        see it work: draws images, trains, writes a picture and a report
+  medseg doctor      check the installation
+
+Every command has its own --help, with examples."""
+
+TRAIN_HELP = """\
+Train a U-Net on a folder of images and a folder of masks.
+
+The mask of x.png is x.png, x_mask.png or x_segmentation.png. A mask is 0 and 255 (or 0
+and 1); with --classes K it holds class numbers from 0. The weights of the epoch with
+the highest validation Dice are kept, beside a small file with the network's settings
+that `medseg predict` reads."""
+
+TRAIN_EXAMPLES = """\
+examples:
+  medseg train images masks
+      a fifth of the images, chosen by a hash of their names, is used to validate
+  medseg train images masks --val-images val/images --val-masks val/masks
+      the honest way if one patient has several images: no patient in both
+  medseg train images masks --epochs 100 --resume
+      go on after an interruption, or for more epochs
+  medseg train images masks --widths 64 128 256 512 1024 --batch-size 4
+      the network of the paper, for a GPU"""
+
+PREDICT_EXAMPLES = """\
+examples:
+  medseg predict best_model.pth new/images --out new/masks
+  medseg predict best_model.pth scan.png --out . --force"""
+
+EVALUATE_HELP = """\
+Compare predicted masks with the reference: Dice and IoU of each image, and their mean
+with a bootstrap interval.
+
+An image where the reference holds something and the prediction nothing is missed: its
+scores are 0 and stay in the mean. Where both are empty, a score is undefined: it is
+counted, and left out."""
+
+EVALUATE_EXAMPLES = """\
+examples:
+  medseg evaluate new/masks reference/masks
+  medseg evaluate prediction.png reference.png
+  medseg evaluate new/masks reference/masks --json > scores.json"""
+
+DEMO_EXAMPLES = """\
+examples:
+  medseg demo
+  medseg predict medseg_demo/best_model.pth medseg_demo/test/images --out predicted
+  medseg evaluate predicted medseg_demo/test/masks"""
+
+DESCRIBE_EXAMPLES = """\
+examples:
+  medseg describe
+  medseg describe unet --widths 16 32 64 128 256 --size 128
+  medseg describe unet2015 --channels 1 --classes 2 --size 572"""
+
+DATASETS_EXAMPLES = """\
+examples:
+  medseg datasets list
+  medseg datasets info dsb2018
+  medseg datasets get dsb2018 --dir ~/data"""
+
+DOCTOR_EXAMPLES = """\
+examples:
+  medseg doctor
+  medseg doctor --json > doctor.json      to send with a question"""
+
+TEXTS = {  # summary, description, examples
+    "demo": (
+        "draw images, train on them, show the result: a minute, no data needed",
+        "Draw images of cells, train a small U-Net on them, and test it on others. It "
+        "takes about\na minute on two cores, and leaves a picture, a report, and the "
+        "images and the network to\ntry the other commands on.",
+        DEMO_EXAMPLES,
+    ),
+    "train": (
+        "train on your own images",
+        TRAIN_HELP,
+        TRAIN_EXAMPLES,
+    ),
+    "predict": (
+        "write masks for your images",
+        "Write a mask for each image: a PNG of the image's own size, 0 and 255, or "
+        "class numbers\nif the network has several classes.",
+        PREDICT_EXAMPLES,
+    ),
+    "evaluate": (
+        "compare masks with a reference",
+        EVALUATE_HELP,
+        EVALUATE_EXAMPLES,
+    ),
+    "describe": (
+        "show a network: shapes, parameters, receptive field",
+        "Print each layer's output shape, parameters, multiply-adds and receptive "
+        "field.",
+        DESCRIBE_EXAMPLES,
+    ),
+    "datasets": (
+        "public data sets: list, facts, download",
+        "List the public data sets, show source, licence and size of one, or download "
+        "it.",
+        DATASETS_EXAMPLES,
+    ),
+    "doctor": (
+        "check the installation",
+        "Check versions, device, data and free disk. Exit status 1 if something is "
+        "wrong.",
+        DOCTOR_EXAMPLES,
+    ),
+}

@@ -1,0 +1,240 @@
+"""The options of each command of ``medseg``, a function a command."""
+
+import argparse
+from pathlib import Path
+
+import medseg
+from medseg.cli._help import DESCRIPTION, TEXTS
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Parser of the whole command line; the command's name is in ``command``."""
+    parser = argparse.ArgumentParser(
+        prog="medseg",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--version", action="version", version=f"medseg {medseg.__version__}"
+    )
+    parser.set_defaults(command=None)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    for name, add_options in COMMANDS.items():
+        summary, text, examples = TEXTS[name]
+        command = commands.add_parser(
+            name,
+            help=summary,
+            description=text,
+            epilog=examples,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        command.set_defaults(command=name)
+        add_options(command)
+    return parser
+
+
+def _demo(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--out",
+        type=Path,
+        default=Path("medseg_demo"),
+        metavar="DIR",
+        help="folder to write to (default: %(default)s)",
+    )
+    command.add_argument(
+        "--force", action="store_true", help="replace a demo that is there already"
+    )
+    _add_device(command)
+    command.add_argument("--epochs", type=_count, default=15, help=argparse.SUPPRESS)
+    command.add_argument("--count", type=_count, default=64, help=argparse.SUPPRESS)
+
+
+def _train(command: argparse.ArgumentParser) -> None:
+    command.add_argument("images", type=Path, metavar="IMAGES", help="folder of images")
+    command.add_argument("masks", type=Path, metavar="MASKS", help="folder of masks")
+    command.add_argument(
+        "--val-images", type=Path, metavar="DIR", help="to validate on"
+    )
+    command.add_argument("--val-masks", type=Path, metavar="DIR", help="their masks")
+    command.add_argument(
+        "--val-fraction",
+        type=float,
+        default=0.2,
+        metavar="F",
+        help="share of IMAGES to validate on, without --val-images "
+        "(default: %(default)s)",
+    )
+    command.add_argument(
+        "--epochs", type=_count, default=20, metavar="N", help="default: %(default)s"
+    )
+    command.add_argument(
+        "--lr",
+        type=_positive,
+        default=1e-3,
+        metavar="X",
+        help="learning rate of Adam (default: %(default)s)",
+    )
+    command.add_argument(
+        "--batch-size", type=_count, default=8, metavar="N", help="default: %(default)s"
+    )
+    command.add_argument(
+        "--size",
+        type=_count,
+        default=256,
+        metavar="N",
+        help="images are resized to N x N pixels (default: %(default)s)",
+    )
+    _add_network(command, widths=[16, 32, 64, 128, 256])
+    command.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="default: %(default)s"
+    )
+    command.add_argument(
+        "--workers",
+        type=int,
+        default=0,
+        metavar="N",
+        help="processes that load images (default: %(default)s)",
+    )
+    command.add_argument(
+        "--out",
+        type=Path,
+        default=Path("best_model.pth"),
+        metavar="FILE",
+        help="weights of the best epoch (default: %(default)s)",
+    )
+    command.add_argument("--resume", action="store_true", help="go on with FILE")
+    command.add_argument("--force", action="store_true", help="replace FILE")
+    _add_device(command)
+
+
+def _predict(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "model", type=Path, metavar="MODEL", help="what `medseg train` wrote: a .pth"
+    )
+    command.add_argument(
+        "images", type=Path, metavar="IMAGES", help="a folder of images, or one image"
+    )
+    command.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="folder for the masks"
+    )
+    command.add_argument(
+        "--threshold",
+        type=float,
+        default=0.5,
+        metavar="P",
+        help="foreground from this probability on (default: %(default)s)",
+    )
+    command.add_argument("--force", action="store_true", help="replace masks in DIR")
+    _add_device(command)
+
+
+def _evaluate(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "pred", type=Path, metavar="PRED", help="folder of predicted masks, or one"
+    )
+    command.add_argument(
+        "truth", type=Path, metavar="TRUTH", help="folder of reference masks, or one"
+    )
+    command.add_argument(
+        "--classes",
+        type=_count,
+        default=1,
+        metavar="K",
+        help="class numbers 0..K-1 in the masks; an image's score is the mean over "
+        "1..K-1 (default: %(default)s, for masks of 0 and 255)",
+    )
+    command.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _describe(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "network",
+        nargs="?",
+        default="unet",
+        choices=["unet", "unet2015"],
+        help="unet: any size, batch norm; unet2015: the paper's, valid convolutions "
+        "(default: %(default)s)",
+    )
+    command.add_argument(
+        "--size",
+        type=_count,
+        metavar="N",
+        help="of the square input, in pixels (default: 256; unet2015: 572)",
+    )
+    _add_network(command, widths=[64, 128, 256, 512, 1024])
+
+
+def _datasets(command: argparse.ArgumentParser) -> None:
+    command.add_argument("action", choices=["list", "info", "get"])
+    command.add_argument("name", nargs="?", metavar="NAME")
+    command.add_argument(
+        "--dir",
+        type=Path,
+        metavar="DIR",
+        help="folder of all data (default: $MEDSEG_DATA, or ~/.cache/medseg)",
+    )
+
+
+def _doctor(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--json", action="store_true", help="print JSON")
+
+
+COMMANDS = {
+    "demo": _demo,
+    "train": _train,
+    "predict": _predict,
+    "evaluate": _evaluate,
+    "describe": _describe,
+    "datasets": _datasets,
+    "doctor": _doctor,
+}
+
+
+def _add_network(command: argparse.ArgumentParser, widths: list[int]) -> None:
+    command.add_argument(
+        "--widths",
+        type=_count,
+        nargs="+",
+        default=widths,
+        metavar="N",
+        help=f"channels at each scale (default: {' '.join(map(str, widths))})",
+    )
+    command.add_argument(
+        "--channels",
+        type=int,
+        default=3,
+        choices=[1, 3],
+        help="of the images the network sees (default: %(default)s)",
+    )
+    command.add_argument(
+        "--classes",
+        type=_count,
+        default=1,
+        metavar="K",
+        help="1: foreground or not (default); K > 1: with the background",
+    )
+
+
+def _add_device(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--device",
+        default="auto",
+        metavar="NAME",
+        help="cpu, cuda, cuda:1, mps (default: cuda where there is one, else cpu)",
+    )
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
+    return int(text)
+
+
+def _positive(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
+    return value
