@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from skimage.metrics import adapted_rand_error, contingency_table
 
-from medseg import metrics
 from medseg.metrics import (
+    _membranes,
     confusion_counts,
     confusion_matrix,
     dice_per_class,
@@ -457,7 +457,7 @@ def test_a_pixel_is_simple_where_one_piece_of_each_kind_touches_it():
     for code in range(256):
         ring = [bool(code >> k & 1) for k in range(8)]
         window = np.zeros((3, 3), dtype=bool)
-        for (row, column), value in zip(metrics._RING, ring, strict=True):
+        for (row, column), value in zip(_membranes._RING, ring, strict=True):
             window[row + 1, column + 1] = value
         cells = ndimage.label(window)[0]
         cells_touching = {cells[0, 1], cells[1, 0], cells[1, 2], cells[2, 1]} - {0}
@@ -465,7 +465,7 @@ def test_a_pixel_is_simple_where_one_piece_of_each_kind_touches_it():
         around[1, 1] = False
         membranes = ndimage.label(around, np.ones((3, 3)))[1]
         simple = len(cells_touching) == 1 and membranes == 1
-        assert (metrics._PIECES[code] == 1) == simple, window
+        assert (_membranes._PIECES[code] == 1) == simple, window
 
 
 def euler_counts(inside):
@@ -478,13 +478,13 @@ def euler_counts(inside):
 @settings(max_examples=60, deadline=None)
 def test_warping_keeps_the_topology_and_ends_where_no_flip_is_left(seed, share):
     target, source = (np.pad(mask, 1) for mask in random_masks(seed, (14, 11), share))
-    warped = metrics._warp(source, target)
+    warped = _membranes._warp(source, target)
     assert euler_counts(warped) == euler_counts(source)
     assert ((warped == source) | (warped == target)).all()
     for place in zip(*np.nonzero(warped != target), strict=True):
         flipped = warped.copy()
         flipped[place] ^= True
-        single = metrics._pieces(
+        single = _membranes._pieces(
             warped.ravel(), np.array([np.ravel_multi_index(place, warped.shape)]), 13
         )
         assert single != 1
@@ -492,7 +492,7 @@ def test_warping_keeps_the_topology_and_ends_where_no_flip_is_left(seed, share):
 
 def test_membrane_grows_until_it_can_grow_no_further():
     warped = np.pad(np.ones((1, 20), dtype=bool), 1).ravel()  # a cell, 22 pixels a row
-    metrics._flip_simple(warped, np.arange(23, 42), width=22)
+    _membranes._flip_simple(warped, np.arange(23, 42), width=22)
     assert np.flatnonzero(warped).tolist() == [42]  # the last pixel, not to be flipped
 
 
@@ -500,9 +500,9 @@ def test_membrane_grows_until_it_can_grow_no_further():
 @settings(max_examples=60, deadline=None)
 def test_splits_and_mergers_are_told_by_counting_cells(seed, share):
     target, source = (np.pad(mask, 1) for mask in random_masks(seed, (14, 11), share))
-    warped = metrics._warp(source, target)
+    warped = _membranes._warp(source, target)
     wrong = np.flatnonzero(warped != target)
-    told = metrics._splits_or_merges(warped, wrong)
+    told = _membranes._splits_or_merges(warped, wrong)
     before = ndimage.label(warped)[1]
     for pixel, claim in zip(wrong, told, strict=True):
         flipped = warped.copy()

@@ -1,17 +1,4 @@
-"""Scores that compare a predicted segmentation with the reference.
-
-    confusion_counts, confusion_matrix        what the other scores are made of
-    dice_score, iou_score, dice_per_class     overlap
-    sensitivity, specificity, precision       shares of one kind of pixel
-    pixel_error, rand_error, warping_error    membranes: the three of ISBI 2012
-    v_rand                                    split and merge score of a label map
-
-All take arrays or tensors, of any shape that both share, and count their pixels
-together; score images one by one and average, with `medseg.statistics`. Empty masks
-follow one rule: what is missed or invented altogether scores 0, and is never dropped
-from an average; where there was nothing to find and nothing was found, the score is
-undefined, nan, and counted separately.
-"""
+"""Membranes: the three scores of ISBI 2012, and the Rand score of label maps."""
 
 from collections.abc import Sequence
 from math import nan
@@ -22,245 +9,12 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 from torch import Tensor
 
-from medseg.checks import as_label_map, as_mask, as_mask_pair
+from medseg.checks import as_mask
+from medseg.metrics._classes import as_label_pair
+from medseg.metrics._overlap import dice_score
 
 #: Where `pixel_error`, `rand_error` and `warping_error` cut the probability.
 THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-
-
-class ConfusionCounts(NamedTuple):
-    """Pixels by prediction and reference."""
-
-    tp: int  # foreground in both
-    fp: int  # foreground in the prediction alone
-    fn: int  # foreground in the reference alone
-    tn: int  # background in both
-
-
-def confusion_counts(
-    pred: ArrayLike | Tensor, truth: ArrayLike | Tensor
-) -> ConfusionCounts:
-    """Count true and false positives and negatives.
-
-    Args:
-        pred: Predicted mask, ``(*spatial)``: booleans, or 0 and 1.
-        truth: Reference mask, same shape.
-
-    Returns:
-        Four integers that add up to the number of pixels. Empty masks are counted
-        like all others.
-
-    Raises:
-        TypeError: The values are not numbers.
-        ValueError: The shapes differ, or there are values other than 0 and 1.
-
-    Example:
-        >>> confusion_counts([1, 1, 0, 0, 0], [1, 0, 1, 0, 0])
-        ConfusionCounts(tp=1, fp=1, fn=1, tn=2)
-    """
-    pred, truth = as_mask_pair(pred, truth)
-    tp = int((pred & truth).sum())
-    fp, fn = int(pred.sum()) - tp, int(truth.sum()) - tp
-    return ConfusionCounts(tp, fp, fn, truth.size - tp - fp - fn)
-
-
-def confusion_matrix(
-    pred: ArrayLike | Tensor, truth: ArrayLike | Tensor, num_classes: int
-) -> NDArray[np.int64]:
-    """Count pixels by reference class (row) and predicted class (column).
-
-    Args:
-        pred: Predicted labels, ``(*spatial)``, integers in ``[0, num_classes)``.
-        truth: Reference labels, same shape and range.
-        num_classes: Classes K, with the background.
-
-    Returns:
-        Integers ``(K, K)``; their sum is the number of pixels. A class without pixels
-        has a row of zeros.
-
-    Raises:
-        TypeError: The labels are not integers.
-        ValueError: The shapes differ, or a label is out of range.
-
-    Example:
-        >>> confusion_matrix([0, 1, 2, 2], [0, 1, 1, 2], num_classes=3)
-        array([[1, 0, 0],
-               [0, 1, 1],
-               [0, 0, 1]])
-    """
-    pred_labels, truth_labels = _as_label_pair(pred, truth)
-    top = int(max(pred_labels.max(), truth_labels.max()))
-    if top >= num_classes:
-        raise ValueError(
-            f"labels must lie in 0..{num_classes - 1} for num_classes={num_classes}, "
-            f"got {top}. Count the background as a class."
-        )
-    pairs = num_classes * truth_labels.ravel() + pred_labels.ravel()
-    counts = np.bincount(pairs, minlength=num_classes**2)
-    return counts.reshape(num_classes, num_classes).astype(np.int64)
-
-
-def dice_score(pred: ArrayLike | Tensor, truth: ArrayLike | Tensor) -> float:
-    r"""Dice coefficient of two masks, their F1 score.
-
-    .. math:: \frac{2\,|P \cap T|}{|P| + |T|} =
-        \frac{2\,\mathrm{TP}}{2\,\mathrm{TP} + \mathrm{FP} + \mathrm{FN}}
-
-    Args:
-        pred: Predicted mask, ``(*spatial)``: booleans, or 0 and 1.
-        truth: Reference mask, same shape.
-
-    Returns:
-        A number in ``[0, 1]``; 0.0 when one mask is empty, nan when both are.
-
-    Raises:
-        TypeError: The values are not numbers.
-        ValueError: The shapes differ, or there are values other than 0 and 1.
-
-    Source:
-        dice1945measures.
-
-    Example:
-        >>> dice_score([1, 1, 1, 0], [0, 1, 1, 1])  # 2 * 2 / (3 + 3)
-        0.6666666666666666
-    """
-    tp, fp, fn, _ = confusion_counts(pred, truth)
-    return _ratio(2 * tp, 2 * tp + fp + fn)
-
-
-def iou_score(pred: ArrayLike | Tensor, truth: ArrayLike | Tensor) -> float:
-    r"""Intersection over union of two masks, the Jaccard index.
-
-    .. math:: \frac{|P \cap T|}{|P \cup T|} =
-        \frac{\mathrm{TP}}{\mathrm{TP} + \mathrm{FP} + \mathrm{FN}}
-
-    Never above Dice, and in the same order: ``IoU = Dice / (2 - Dice)``.
-
-    Args:
-        pred: Predicted mask, ``(*spatial)``: booleans, or 0 and 1.
-        truth: Reference mask, same shape.
-
-    Returns:
-        A number in ``[0, 1]``; 0.0 when one mask is empty, nan when both are.
-
-    Raises:
-        TypeError: The values are not numbers.
-        ValueError: The shapes differ, or there are values other than 0 and 1.
-
-    Source:
-        jaccard1912distribution.
-
-    Example:
-        >>> iou_score([1, 1, 1, 0], [0, 1, 1, 1])  # 2 / 4
-        0.5
-    """
-    tp, fp, fn, _ = confusion_counts(pred, truth)
-    return _ratio(tp, tp + fp + fn)
-
-
-def sensitivity(pred: ArrayLike | Tensor, truth: ArrayLike | Tensor) -> float:
-    """Share of the reference that was found, TP / (TP + FN); also called recall.
-
-    Args:
-        pred: Predicted mask, ``(*spatial)``: booleans, or 0 and 1.
-        truth: Reference mask, same shape.
-
-    Returns:
-        A number in ``[0, 1]``; 0.0 when only the prediction is empty, nan when the
-        reference is: there was nothing to find.
-
-    Raises:
-        TypeError: The values are not numbers.
-        ValueError: The shapes differ, or there are values other than 0 and 1.
-
-    Example:
-        >>> sensitivity([1, 0, 0, 0, 1], [1, 1, 1, 1, 0])
-        0.25
-    """
-    tp, _, fn, _ = confusion_counts(pred, truth)
-    return _ratio(tp, tp + fn)
-
-
-def specificity(pred: ArrayLike | Tensor, truth: ArrayLike | Tensor) -> float:
-    """Share of the reference's background left alone, TN / (TN + FP).
-
-    Near 1 for almost every prediction where the structure is small, as most of the
-    background is far from it.
-
-    Args:
-        pred: Predicted mask, ``(*spatial)``: booleans, or 0 and 1.
-        truth: Reference mask, same shape.
-
-    Returns:
-        A number in ``[0, 1]``; nan when the reference has no background. An empty
-        reference is an ordinary case: 1.0 when the prediction is empty too.
-
-    Raises:
-        TypeError: The values are not numbers.
-        ValueError: The shapes differ, or there are values other than 0 and 1.
-
-    Example:
-        >>> specificity([1, 0, 0, 0, 1], [1, 0, 0, 0, 0])
-        0.75
-    """
-    _, fp, _, tn = confusion_counts(pred, truth)
-    return _ratio(tn, tn + fp)
-
-
-def precision(pred: ArrayLike | Tensor, truth: ArrayLike | Tensor) -> float:
-    """Share of the prediction that is right, TP / (TP + FP).
-
-    Args:
-        pred: Predicted mask, ``(*spatial)``: booleans, or 0 and 1.
-        truth: Reference mask, same shape.
-
-    Returns:
-        A number in ``[0, 1]``; 0.0 when one mask is empty, nan when both are. By its
-        formula, an empty prediction is 0/0 whatever the reference; it is 0.0 here, so
-        that a missed structure is not dropped from an average.
-
-    Raises:
-        TypeError: The values are not numbers.
-        ValueError: The shapes differ, or there are values other than 0 and 1.
-
-    Example:
-        >>> precision([1, 1, 1, 1, 0], [1, 0, 0, 0, 1])
-        0.25
-    """
-    tp, fp, fn, _ = confusion_counts(pred, truth)
-    return 0.0 if tp + fp == 0 and fn else _ratio(tp, tp + fp)
-
-
-def dice_per_class(
-    pred: ArrayLike | Tensor, truth: ArrayLike | Tensor, num_classes: int
-) -> NDArray[np.float64]:
-    """Dice coefficient of each class of two label maps.
-
-    Args:
-        pred: Predicted labels, ``(*spatial)``, integers in ``[0, num_classes)``.
-        truth: Reference labels, same shape and range.
-        num_classes: Classes K, with the background.
-
-    Returns:
-        Numbers in ``[0, 1]``, ``(K,)``; 0.0 for a class in one map only, nan for a
-        class in neither. Average with ``np.nanmean``, and say how many were nan.
-
-    Raises:
-        TypeError: The labels are not integers.
-        ValueError: The shapes differ, or a label is out of range.
-
-    Source:
-        dice1945measures.
-
-    Example:
-        >>> dice_per_class([0, 0, 1, 1], [0, 1, 1, 1], num_classes=3).round(3)
-        array([0.667, 0.8  ,   nan])
-    """
-    counts = confusion_matrix(pred, truth, num_classes)
-    sizes = counts.sum(axis=0) + counts.sum(axis=1)  # (K,)
-    scores = np.full(num_classes, nan)
-    np.divide(2 * counts.diagonal(), sizes, out=scores, where=sizes > 0)
-    return scores
 
 
 def pixel_error(
@@ -400,7 +154,7 @@ def v_rand(
         >>> v_rand([1, 1, 2, 2], [1, 1, 1, 1])
         RandScore(f_score=0.6666666666666666, split=0.5, merge=1.0)
     """
-    pred, truth = _as_label_pair(pred_labels, truth_labels)
+    pred, truth = as_label_pair(pred_labels, truth_labels)
     pred, truth = pred[truth > 0], truth[truth > 0]
     if truth.size == 0:
         return RandScore(nan, nan, nan)
@@ -600,23 +354,6 @@ def _sum_of_squares(numbers: NDArray[np.int64]) -> float:
     """Sum the squared sizes of the groups of equal numbers."""
     sizes = np.unique(numbers, return_counts=True)[1].astype(np.float64)
     return float((sizes**2).sum())
-
-
-def _ratio(part: int, whole: int) -> float:
-    return part / whole if whole else nan
-
-
-def _as_label_pair(
-    pred: ArrayLike | Tensor, truth: ArrayLike | Tensor
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    pred_labels, truth_labels = as_label_map(pred, "pred"), as_label_map(truth, "truth")
-    if pred_labels.shape != truth_labels.shape:
-        raise ValueError(
-            f"label maps differ in shape: pred {pred_labels.shape} and truth "
-            f"{truth_labels.shape}. Resize the prediction to the reference, with "
-            "nearest neighbours."
-        )
-    return pred_labels, truth_labels
 
 
 def _as_membrane_task(

@@ -1,0 +1,180 @@
+"""Overlap of two masks, counted in pixels."""
+
+from math import nan
+from typing import NamedTuple
+
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from medseg.checks import as_mask_pair
+
+
+class ConfusionCounts(NamedTuple):
+    """Pixels by prediction and reference."""
+
+    tp: int  # foreground in both
+    fp: int  # foreground in the prediction alone
+    fn: int  # foreground in the reference alone
+    tn: int  # background in both
+
+
+def confusion_counts(
+    pred: ArrayLike | Tensor, truth: ArrayLike | Tensor
+) -> ConfusionCounts:
+    """Count true and false positives and negatives.
+
+    Args:
+        pred: Predicted mask, ``(*spatial)``: booleans, or 0 and 1.
+        truth: Reference mask, same shape.
+
+    Returns:
+        Four integers that add up to the number of pixels. Empty masks are counted
+        like all others.
+
+    Raises:
+        TypeError: The values are not numbers.
+        ValueError: The shapes differ, or there are values other than 0 and 1.
+
+    Example:
+        >>> confusion_counts([1, 1, 0, 0, 0], [1, 0, 1, 0, 0])
+        ConfusionCounts(tp=1, fp=1, fn=1, tn=2)
+    """
+    pred, truth = as_mask_pair(pred, truth)
+    tp = int((pred & truth).sum())
+    fp, fn = int(pred.sum()) - tp, int(truth.sum()) - tp
+    return ConfusionCounts(tp, fp, fn, truth.size - tp - fp - fn)
+
+
+def dice_score(pred: ArrayLike | Tensor, truth: ArrayLike | Tensor) -> float:
+    r"""Dice coefficient of two masks, their F1 score.
+
+    .. math:: \frac{2\,|P \cap T|}{|P| + |T|} =
+        \frac{2\,\mathrm{TP}}{2\,\mathrm{TP} + \mathrm{FP} + \mathrm{FN}}
+
+    Args:
+        pred: Predicted mask, ``(*spatial)``: booleans, or 0 and 1.
+        truth: Reference mask, same shape.
+
+    Returns:
+        A number in ``[0, 1]``; 0.0 when one mask is empty, nan when both are.
+
+    Raises:
+        TypeError: The values are not numbers.
+        ValueError: The shapes differ, or there are values other than 0 and 1.
+
+    Source:
+        dice1945measures.
+
+    Example:
+        >>> dice_score([1, 1, 1, 0], [0, 1, 1, 1])  # 2 * 2 / (3 + 3)
+        0.6666666666666666
+    """
+    tp, fp, fn, _ = confusion_counts(pred, truth)
+    return ratio(2 * tp, 2 * tp + fp + fn)
+
+
+def iou_score(pred: ArrayLike | Tensor, truth: ArrayLike | Tensor) -> float:
+    r"""Intersection over union of two masks, the Jaccard index.
+
+    .. math:: \frac{|P \cap T|}{|P \cup T|} =
+        \frac{\mathrm{TP}}{\mathrm{TP} + \mathrm{FP} + \mathrm{FN}}
+
+    Never above Dice, and in the same order: ``IoU = Dice / (2 - Dice)``.
+
+    Args:
+        pred: Predicted mask, ``(*spatial)``: booleans, or 0 and 1.
+        truth: Reference mask, same shape.
+
+    Returns:
+        A number in ``[0, 1]``; 0.0 when one mask is empty, nan when both are.
+
+    Raises:
+        TypeError: The values are not numbers.
+        ValueError: The shapes differ, or there are values other than 0 and 1.
+
+    Source:
+        jaccard1912distribution.
+
+    Example:
+        >>> iou_score([1, 1, 1, 0], [0, 1, 1, 1])  # 2 / 4
+        0.5
+    """
+    tp, fp, fn, _ = confusion_counts(pred, truth)
+    return ratio(tp, tp + fp + fn)
+
+
+def sensitivity(pred: ArrayLike | Tensor, truth: ArrayLike | Tensor) -> float:
+    """Share of the reference that was found, TP / (TP + FN); also called recall.
+
+    Args:
+        pred: Predicted mask, ``(*spatial)``: booleans, or 0 and 1.
+        truth: Reference mask, same shape.
+
+    Returns:
+        A number in ``[0, 1]``; 0.0 when only the prediction is empty, nan when the
+        reference is: there was nothing to find.
+
+    Raises:
+        TypeError: The values are not numbers.
+        ValueError: The shapes differ, or there are values other than 0 and 1.
+
+    Example:
+        >>> sensitivity([1, 0, 0, 0, 1], [1, 1, 1, 1, 0])
+        0.25
+    """
+    tp, _, fn, _ = confusion_counts(pred, truth)
+    return ratio(tp, tp + fn)
+
+
+def specificity(pred: ArrayLike | Tensor, truth: ArrayLike | Tensor) -> float:
+    """Share of the reference's background left alone, TN / (TN + FP).
+
+    Near 1 for almost every prediction where the structure is small, as most of the
+    background is far from it.
+
+    Args:
+        pred: Predicted mask, ``(*spatial)``: booleans, or 0 and 1.
+        truth: Reference mask, same shape.
+
+    Returns:
+        A number in ``[0, 1]``; nan when the reference has no background. An empty
+        reference is an ordinary case: 1.0 when the prediction is empty too.
+
+    Raises:
+        TypeError: The values are not numbers.
+        ValueError: The shapes differ, or there are values other than 0 and 1.
+
+    Example:
+        >>> specificity([1, 0, 0, 0, 1], [1, 0, 0, 0, 0])
+        0.75
+    """
+    _, fp, _, tn = confusion_counts(pred, truth)
+    return ratio(tn, tn + fp)
+
+
+def precision(pred: ArrayLike | Tensor, truth: ArrayLike | Tensor) -> float:
+    """Share of the prediction that is right, TP / (TP + FP).
+
+    Args:
+        pred: Predicted mask, ``(*spatial)``: booleans, or 0 and 1.
+        truth: Reference mask, same shape.
+
+    Returns:
+        A number in ``[0, 1]``; 0.0 when one mask is empty, nan when both are. By its
+        formula, an empty prediction is 0/0 whatever the reference; it is 0.0 here, so
+        that a missed structure is not dropped from an average.
+
+    Raises:
+        TypeError: The values are not numbers.
+        ValueError: The shapes differ, or there are values other than 0 and 1.
+
+    Example:
+        >>> precision([1, 1, 1, 1, 0], [1, 0, 0, 0, 1])
+        0.25
+    """
+    tp, fp, fn, _ = confusion_counts(pred, truth)
+    return 0.0 if tp + fp == 0 and fn else ratio(tp, tp + fp)
+
+
+def ratio(part: int, whole: int) -> float:
+    return part / whole if whole else nan

@@ -1,0 +1,229 @@
+"""Distances between the surfaces of two masks, in mm, each definition by its name."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import inf, nan
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import ndimage
+from torch import Tensor
+
+from medseg.checks import as_mask_pair, as_spacing, check_choice
+from medseg.metrics._elements import surface_elements
+from medseg.metrics._nearest import directed_distances
+
+Surface = Literal["voxel_edges", "area_weighted"]
+
+# A voxel that lies at the tolerance counts, whatever 3 * 0.7 is in binary digits.
+_ROUNDING = 1e-9
+
+
+@dataclass(frozen=True, eq=False)
+class SurfaceDistances:
+    """Distances between two surfaces, from which several scores are taken.
+
+    Made by `surface_distances`. A surface is a set of points; where they are surface
+    elements, each has an area, and all scores weigh by it.
+    """
+
+    to_truth: NDArray[np.float64]  # (n,) mm, each point of pred's surface to truth's
+    to_pred: NDArray[np.float64]  # (m,) mm, each point of truth's surface to pred's
+    pred_areas: NDArray[np.float64] | None = None  # (n,) mm^2, in 2D mm; None: all 1
+    truth_areas: NDArray[np.float64] | None = None  # (m,)
+
+    def hausdorff(
+        self,
+        percentile: float = 100,
+        definition: Literal["directed_max", "pooled"] = "directed_max",
+    ) -> float:
+        """Hausdorff distance in mm, or a percentile; see `hausdorff_distance`."""
+        _check_percentile(percentile)
+        check_choice(definition, "definition", ["directed_max", "pooled"])
+        if (undefined := self._undefined()) is not None:
+            return undefined
+        if definition == "pooled":
+            distances, areas = self._pooled()
+            return _percentile(distances, areas, percentile)
+        return max(
+            _percentile(self.to_truth, self.pred_areas, percentile),
+            _percentile(self.to_pred, self.truth_areas, percentile),
+        )
+
+    def average(
+        self, definition: Literal["pooled", "mean_of_means"] = "pooled"
+    ) -> float:
+        """Average distance in mm; see `average_surface_distance`."""
+        check_choice(definition, "definition", ["pooled", "mean_of_means"])
+        if (undefined := self._undefined()) is not None:
+            return undefined
+        if definition == "pooled":
+            distances, areas = self._pooled()
+            return float(np.average(distances, weights=areas))
+        one = np.average(self.to_truth, weights=self.pred_areas)
+        other = np.average(self.to_pred, weights=self.truth_areas)
+        return float((one + other) / 2)
+
+    def surface_dice(self, tolerance: float) -> float:
+        """Share of both surfaces that is near the other; see `surface_dice`."""
+        _check_tolerance(tolerance)
+        distances, areas = self._pooled()
+        if not distances.size:
+            return nan
+        near = distances <= tolerance * (1 + _ROUNDING)
+        return float(np.average(near, weights=areas))
+
+    def _undefined(self) -> float | None:
+        if self.to_truth.size and self.to_pred.size:
+            return None
+        return inf if self.to_truth.size or self.to_pred.size else nan
+
+    def _pooled(self) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
+        distances = np.concatenate([self.to_truth, self.to_pred])
+        if self.pred_areas is None or self.truth_areas is None:
+            return distances, None
+        return distances, np.concatenate([self.pred_areas, self.truth_areas])
+
+
+def surface_distances(
+    pred: ArrayLike | Tensor,
+    truth: ArrayLike | Tensor,
+    spacing: Sequence[float],
+    *,
+    surface: Surface = "voxel_edges",
+) -> SurfaceDistances:
+    """Measure from each point of one surface to the nearest of the other, both ways.
+
+    Scores of one pair of masks that are taken from the result measure only once.
+
+    Args:
+        pred: Predicted mask, ``(H, W)`` or ``(D, H, W)``: booleans, or 0 and 1.
+        truth: Reference mask, same shape.
+        spacing: Size of a voxel along each axis, in mm, in the order of the axes.
+        surface: ``voxel_edges``: the centres of the voxels of the mask that share a
+            face with background, all of the same weight. ``area_weighted``: the pieces
+            of surface between voxel centres (marching cubes), each placed at the
+            middle of its cube and weighted by its area in mm^2 (in 2D: by its length).
+            For both, all beyond the image is background.
+
+    Returns:
+        `SurfaceDistances`. Where one mask is empty, the distances from the other are
+        inf; where both are, there are none.
+
+    Raises:
+        TypeError: The values are not numbers.
+        ValueError: The shapes differ, are not 2D or 3D, there are values other than 0
+            and 1, or ``spacing`` has another length or is not positive.
+
+    Example:
+        Two points, 3 pixels of 0.5 mm apart:
+
+        >>> surface_distances([[1, 0, 0, 0]], [[0, 0, 0, 1]], (1.0, 0.5)).to_truth
+        array([1.5])
+    """
+    check_choice(surface, "surface", ["voxel_edges", "area_weighted"])
+    pred, truth = as_mask_pair(pred, truth)
+    if pred.ndim not in (2, 3):
+        raise ValueError(
+            f"masks must be (H, W) or (D, H, W), got shape {pred.shape}. Score the "
+            "images of a batch one by one."
+        )
+    size = as_spacing(spacing, pred.ndim)
+    box = _joint_box(pred | truth)
+    pred, truth = np.pad(pred[box], 1), np.pad(truth[box], 1)
+    pred_areas = truth_areas = None
+    if surface == "voxel_edges":
+        pred_map, truth_map = _edges(pred), _edges(truth)
+    else:
+        pred_map, pred_areas = surface_elements(pred, size)
+        truth_map, truth_areas = surface_elements(truth, size)
+    if pred_map.any() and truth_map.any():
+        to_truth = directed_distances(pred_map, truth_map, size)
+        to_pred = directed_distances(truth_map, pred_map, size)
+    else:
+        to_truth = np.full(np.count_nonzero(pred_map), inf)
+        to_pred = np.full(np.count_nonzero(truth_map), inf)
+    return SurfaceDistances(to_truth, to_pred, pred_areas, truth_areas)
+
+
+def hausdorff_distance(
+    pred: ArrayLike | Tensor,
+    truth: ArrayLike | Tensor,
+    spacing: Sequence[float],
+    *,
+    percentile: float = 100,
+    definition: Literal["directed_max", "pooled", "area_weighted"] = "directed_max",
+) -> float:
+    """Hausdorff distance between two surfaces in mm, or a percentile of it."""
+    check_choice(definition, "definition", ["directed_max", "pooled", "area_weighted"])
+    _check_percentile(percentile)
+    if definition == "area_weighted":
+        distances = surface_distances(pred, truth, spacing, surface="area_weighted")
+        return distances.hausdorff(percentile)
+    return surface_distances(pred, truth, spacing).hausdorff(percentile, definition)
+
+
+def average_surface_distance(
+    pred: ArrayLike | Tensor,
+    truth: ArrayLike | Tensor,
+    spacing: Sequence[float],
+    *,
+    definition: Literal["pooled", "mean_of_means"] = "pooled",
+) -> float:
+    """Average distance between two surfaces in mm, ASSD or MASD."""
+    return surface_distances(pred, truth, spacing).average(definition)
+
+
+def surface_dice(
+    pred: ArrayLike | Tensor,
+    truth: ArrayLike | Tensor,
+    spacing: Sequence[float],
+    tolerance: float,
+    *,
+    definition: Surface = "voxel_edges",
+) -> float:
+    """Share of both surfaces that lies within a tolerance of the other."""
+    check_choice(definition, "definition", ["voxel_edges", "area_weighted"])
+    _check_tolerance(tolerance)
+    distances = surface_distances(pred, truth, spacing, surface=definition)
+    return distances.surface_dice(tolerance)
+
+
+def _joint_box(mask: NDArray[np.bool_]) -> tuple[slice, ...]:
+    box = ndimage.find_objects(mask.view(np.uint8))
+    return box[0] if box else (slice(0, 0),) * mask.ndim
+
+
+def _edges(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Voxels of the mask that share a face with background."""
+    return mask & ~ndimage.binary_erosion(mask)
+
+
+def _percentile(
+    distances: NDArray[np.float64],
+    areas: NDArray[np.float64] | None,
+    percentile: float,
+) -> float:
+    """Percentile of distances; with areas, the least that so much surface is within."""
+    if areas is None:
+        return float(np.percentile(distances, percentile))
+    order = np.argsort(distances)
+    shares = np.cumsum(areas[order])
+    place = int(np.searchsorted(shares / shares[-1], percentile / 100))
+    return float(distances[order[min(place, order.size - 1)]])
+
+
+def _check_percentile(percentile: float) -> None:
+    if not 0 < percentile <= 100:
+        raise ValueError(
+            f"percentile must lie in (0, 100], got {percentile}: 100 for the maximum, "
+            "95 for the usual HD95."
+        )
+
+
+def _check_tolerance(tolerance: float) -> None:
+    if not 0 <= tolerance < inf:
+        raise ValueError(
+            f"tolerance must be a finite number of mm, not negative, got {tolerance}."
+        )
