@@ -24,6 +24,8 @@ __all__ = [  # noqa: RUF022 - in the order of the layers
     "metrics",
     "statistics",
     "phantoms",
+    "volumes",
+    "dicom",
     "permutohedral",
     "checkpoints",
     "models",

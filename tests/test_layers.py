@@ -13,6 +13,7 @@ LAYERS = [
     ["losses", "metrics", "statistics", "classical", "volumes", "phantoms"]
     + ["checkpoints", "imagefiles", "archives", "permutohedral"]
     + ["models.layers", "models.weights"],
+    ["dicom"],
     ["models.vgg", "models.resnet", "models.xception"],
     ["models.fcn", "models.unet", "models.deeplab", "models.summary"]
     + ["measures", "transforms", "inference", "crf"],

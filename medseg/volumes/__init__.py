@@ -1,0 +1,43 @@
+"""Volumes: voxels, and where they lie in the patient.
+
+    Volume                                    array (D, H, W), affine, name
+    read_volume, write_volume                 by the ending of the file's name
+    read_nifti, write_nifti                   .nii, .nii.gz
+    read_itk, write_itk                       .nrrd, .mha; extra `itk`
+
+One rule for axes: the array has the file's axes in reverse order, ``(D, H, W)`` or
+``(C, D, H, W)``, and so have ``spacing`` and ``orientation``. Positions are in mm, RAS.
+DICOM is in ``medseg.dicom``, which builds on this.
+"""
+
+from medseg.volumes._files import (
+    read_itk,
+    read_nifti,
+    read_volume,
+    to_labels,
+    write_itk,
+    write_nifti,
+    write_volume,
+)
+from medseg.volumes._volume import (
+    Volume,
+    check_same_geometry,
+    grid_affine,
+    to_index,
+    to_world,
+)
+
+__all__ = [  # noqa: RUF022 - in the order of use
+    "Volume",
+    "grid_affine",
+    "to_world",
+    "to_index",
+    "check_same_geometry",
+    "read_volume",
+    "write_volume",
+    "read_nifti",
+    "write_nifti",
+    "read_itk",
+    "write_itk",
+    "to_labels",
+]
