@@ -24,6 +24,7 @@ from medseg.inference._predict import (
 
 Output = Literal["probabilities", "logits", "labels"]
 Weights = Literal["gaussian", "constant"]
+PIECE = 2**20  # values that are decided at a time
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
@@ -139,7 +140,7 @@ def sliding_window(
         tqdm(total=total, unit="window", disable=not progress) as bar,
     ):
         for row, start in enumerate(starts[slow]):
-            # All windows of the images that begin in this row of the slow axis.
+            # All windows of all images that begin in this row of the slow axis.
             places = list(
                 product(
                     range(len(images)),
@@ -233,15 +234,19 @@ class _RunningMean:
 
     def finish(self, end: int) -> None:
         """Decide the rows before ``end``: no window will touch them any more."""
-        count = end - self.done
-        rows = self.sum.narrow(self.axis, self.done - self.origin, count)
-        check_logits(rows)
-        if self.output == "probabilities":
-            rows.copy_(to_probabilities(rows))
-        elif self.output == "labels":
-            labels = self.result.narrow(self.axis - 1, self.done, count)
-            labels.copy_(_decide(rows, self.threshold))
-            self._move_up(count)
+        across = self.sum[0].numel() // self.sum.shape[self.axis]
+        piece = max(1, PIECE // across)  # rows whose values stay in the cache
+        for first in range(self.done, end, piece):
+            count = min(piece, end - first)
+            rows = self.sum.narrow(self.axis, first - self.origin, count)
+            check_logits(rows)
+            if self.output == "probabilities":
+                rows.copy_(to_probabilities(rows))
+            elif self.output == "labels":
+                labels = self.result.narrow(self.axis - 1, first, count)
+                labels.copy_(_decide(rows, self.threshold))
+        if self.output == "labels":
+            self._move_up(end - self.done)
         self.done = end
 
     def _move_up(self, count: int) -> None:
@@ -260,7 +265,7 @@ def _decide(logits: Tensor, threshold: float) -> Tensor:
     """Labels from logits; for K > 1 the softmax would not change the largest."""
     if logits.shape[1] == 1:
         return to_labels(to_probabilities(logits), threshold=threshold)
-    return logits.argmax(dim=1)
+    return to_labels(logits)
 
 
 def window_starts(size: int, window: int, overlap: float) -> list[int]:
@@ -271,11 +276,9 @@ def window_starts(size: int, window: int, overlap: float) -> list[int]:
         ([0, 2, 4, 6], [0, 4, 7])
     """
     step = max(1.0, window * (1 - overlap))
-    # The small number keeps 0.1 + 0.2 from adding a window for a rounding error.
-    steps = math.ceil((size - window) / step - 1e-9)
-    return [round(number * (size - window) / max(steps, 1)) for number in range(steps)] + [
-        size - window
-    ]
+    last = size - window
+    steps = math.ceil(last / step - 1e-9)  # no window more for a rounding error
+    return [*(round(number * last / steps) for number in range(steps)), last]
 
 
 def window_shares(
