@@ -8,6 +8,7 @@ import torch
 from matplotlib.colors import to_hex
 
 from medseg import phantoms, plots
+from medseg.statistics import bootstrap_interval, limits_of_agreement
 from medseg.training import EpochRecord
 
 
@@ -186,6 +187,198 @@ def test_the_style_has_an_opaque_white_ground(tmp_path):
     pixels = plt.imread(tmp_path / "empty.png")
     assert pixels.shape == (480, 640, 4)  # 6.4 x 4.8 inches at 100 dpi
     assert (pixels == 1).all()
+
+
+# Scores of many patients.
+
+
+def dots(ax):
+    """The data of the lines that are drawn as dots."""
+    return [line.get_xydata() for line in ax.lines if line.get_marker() == "o"]
+
+
+def test_each_patient_is_a_dot_and_the_box_holds_the_middle_half(ax):
+    liver = [0.0, 0.7, 0.8, 0.9, 1.0]
+    plots.score_boxes(
+        ax, {"liver": [*liver, np.nan], "spleen": [0.5]}, label="Dice", limits=(0, 1)
+    )
+    one, other = dots(ax)
+    assert sorted(one[:, 1]) == liver  # the failure at 0 too
+    assert np.abs(one[:, 0]).max() < 0.3
+    assert other.tolist() == [[1, 0.5]]
+    box = ax.patches[0].get_path().vertices
+    assert (box[:, 1].min(), box[:, 1].max()) == (0.7, 0.9)
+    names = [text.get_text() for text in ax.get_xticklabels()]
+    assert names == ["liver\n(n = 5)", "spleen\n(n = 1)"]
+    assert (ax.get_ylabel(), ax.get_ylim()) == ("Dice", (0, 1))
+
+
+def test_models_stand_side_by_side_and_are_named(ax):
+    plots.score_boxes(
+        ax,
+        {
+            "A": {"liver": [0.9, 0.8], "spleen": []},
+            "B": {"liver": [0.7], "spleen": [1]},
+        },
+        label="Dice",
+    )
+    a, b, spleen = dots(ax)
+    assert a[:, 0].max() < 0 < b[:, 0].min()  # left and right of the class's place
+    assert spleen[0, 0] > 1  # B keeps its side where A has nothing
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["A", "B"]
+    names = [text.get_text() for text in ax.get_xticklabels()]
+    assert names == ["liver\n(n = 1, 2)", "spleen\n(n = 0, 1)"]
+
+
+def test_dots_of_equal_scores_do_not_hide_each_other(ax):
+    plots.score_boxes(ax, {"liver": [0.5] * 6 + [0.9]}, label="Dice")
+    (drawn,) = dots(ax)
+    assert len(np.unique(drawn[:6, 0])) == 6
+
+
+def test_names_of_many_classes_are_turned(ax):
+    plots.score_boxes(ax, {f"a long name {i}": [0.5] for i in range(9)}, label="Dice")
+    assert ax.get_xticklabels()[0].get_rotation() == 60
+    assert ax.get_xticklabels()[0].get_text() == "a long name 0 (n = 1)"
+
+
+def test_differences_are_drawn_with_the_interval_that_is_returned(ax):
+    values = np.array([0.1, -0.1, 0.3, np.nan])
+    drawn = plots.paired_differences(
+        ax,
+        {"liver": values},
+        label="difference in Dice",
+        sides=("B better", "A better"),
+    )
+    assert drawn == {"liver": bootstrap_interval(values)}
+    (one,) = dots(ax)
+    assert sorted(one[:, 0]) == [-0.1, 0.1, 0.3]
+    (bar,) = [line for line in ax.lines if line.get_linewidth() == 2.5]
+    assert tuple(bar.get_xdata()) == drawn["liver"][1:3]
+    texts = [text.get_text() for text in ax.texts]
+    assert texts == ["← B better", "A better →"]
+    assert ax.get_yticklabels()[0].get_text() == "liver\n(n = 3)"
+    assert ax.get_ylim()[0] > ax.get_ylim()[1]  # the first class is on top
+
+
+def test_differences_take_the_interval_over_patients(ax):
+    values, patients = np.arange(6.0), list("aabbcc")
+    drawn = plots.paired_differences(ax, {"x": values}, patients, label="ml")
+    assert drawn["x"] == bootstrap_interval(values, patients)
+
+
+def test_bland_altman_draws_difference_against_mean_with_its_limits(ax):
+    pred, truth = [12.0, 20.0, 33.0, np.nan], [10.0, 20.0, 30.0, 4.0]
+    drawn = plots.bland_altman(ax, pred, truth, label="volume", unit="ml")
+    assert drawn == limits_of_agreement(pred, truth)
+    (one,) = dots(ax)
+    assert one[:3].tolist() == [[11, 2], [20, 0], [31.5, 3]]
+    heights = [line.get_ydata()[0] for line in ax.lines[1:]]
+    assert heights == [0, drawn.upper.mean, drawn.bias.mean, drawn.lower.mean]
+    assert ax.get_xlabel() == "volume, mean of prediction and reference [ml]"
+    assert ax.get_ylabel() == "volume, prediction − reference [ml]"
+    texts = [text.get_text() for text in ax.texts]
+    assert texts == ["+1.96 SD\n+4.66 ml", "bias\n+1.67 ml", "−1.96 SD\n−1.33 ml"]
+    bands = [patch.get_y() for patch in ax.patches]
+    assert bands == pytest.approx([drawn.upper.low, drawn.bias.low, drawn.lower.low])
+
+
+def test_bland_altman_of_one_patient_has_no_limits(ax):
+    plots.bland_altman(ax, [3.0], [2.0], label="volume", unit="ml")
+    assert len(ax.texts) == 1
+
+
+def test_reliability_leaves_empty_bins_out_and_weighs_the_others(ax):
+    error = plots.reliability_diagram(
+        ax, [0.2, np.nan, 0.8], [0.2, np.nan, 0.5], [90, 0, 10]
+    )
+    assert error == pytest.approx(0.03)  # 10 of 100 pixels are off by 0.3
+    assert dots(ax)[0].tolist() == [[0.2, 0.2], [0.8, 0.5]]
+    assert ax.get_title() == "expected calibration error 0.030"
+    (bars,) = [other for other in ax.figure.axes if other is not ax]
+    assert [bar.get_height() for bar in bars.patches] == [90, 10]
+    assert bars.get_ylabel() == "pixels"
+
+
+def test_froc_climbs_in_steps_and_counts_what_lies_left_of_the_axis(ax):
+    plots.froc_curve(ax, [4, 0, 0.5, 1, 9], [0.9, 0.3, 0.6, 0.5, 1.0], label="U-Net")
+    (line,) = ax.lines
+    assert line.get_xdata().tolist() == [0.125, 0.5, 1, 4, 8]
+    assert line.get_ydata().tolist() == [0.3, 0.6, 0.6, 0.9, 0.9]
+    assert line.get_drawstyle() == "steps-post"
+    ticks = [text.get_text() for text in ax.get_xticklabels()]
+    assert ticks == ["1/8", "1/4", "1/2", "1", "2", "4", "8"]
+    assert ax.get_legend().get_texts()[0].get_text() == "U-Net"
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda ax: plots.score_boxes(ax, {}, label=""), ValueError, "one class at"),
+        (
+            lambda ax: plots.score_boxes(
+                ax, {"A": {"a": [1]}, "B": {"b": [1]}}, label=""
+            ),
+            ValueError,
+            "differ in their classes",
+        ),
+        (
+            lambda ax: plots.score_boxes(ax, {"a": [np.inf]}, label=""),
+            ValueError,
+            "'a' hold an infinite value",
+        ),
+        (
+            lambda ax: plots.score_boxes(ax, {"a": ["1"]}, label=""),
+            TypeError,
+            "'a' must be numbers",
+        ),
+        (
+            lambda ax: plots.score_boxes(ax, {"a": [[1]]}, label=""),
+            ValueError,
+            r"shape \(n,\), got \(1, 1\)",
+        ),
+        (
+            lambda ax: plots.paired_differences(ax, {}, label=""),
+            ValueError,
+            "differences is empty",
+        ),
+        (
+            lambda ax: plots.bland_altman(ax, [1], [1, 2], label="", unit=""),
+            ValueError,
+            "a has 1 values and b has 2",
+        ),
+        (
+            lambda ax: plots.reliability_diagram(ax, [0.5], [0.5], [1, 2]),
+            ValueError,
+            r"got shapes \[\(1,\), \(1,\), \(2,\)\]",
+        ),
+        (
+            lambda ax: plots.reliability_diagram(ax, [50], [0.5], [1]),
+            ValueError,
+            "confidence must lie",
+        ),
+        (
+            lambda ax: plots.reliability_diagram(ax, [np.nan], [np.nan], [0]),
+            ValueError,
+            "some of them above 0",
+        ),
+        (
+            lambda ax: plots.froc_curve(ax, [1, 2], [1]),
+            ValueError,
+            r"shapes \(2,\) and \(1,\)",
+        ),
+        (lambda ax: plots.froc_curve(ax, [-1], [1]), ValueError, "0 or more"),
+        (lambda ax: plots.froc_curve(ax, [1], [80]), ValueError, "as a share"),
+        (
+            lambda ax: plots.froc_curve(ax, [1], [1], limits=(0, 8)),
+            ValueError,
+            "limits must be positive",
+        ),
+    ],
+)
+def test_scores_that_cannot_be_drawn_are_refused_with_advice(ax, call, error, message):
+    with pytest.raises(error, match=message):
+        call(ax)
 
 
 @pytest.mark.parametrize(

@@ -307,7 +307,8 @@ def group_sums(
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Sum and number of the scores in each group, ``(groups,)``."""
     _, group = np.unique(names, return_inverse=True)
-    return np.bincount(group, weights=scores), np.bincount(group)
+    sums = np.bincount(group, weights=scores).astype(np.float64)
+    return sums, np.bincount(group).astype(np.int64)
 
 
 def _bca_cuts(

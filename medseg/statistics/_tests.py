@@ -164,7 +164,7 @@ def wilcoxon_test(
     sums, counts = group_sums(difference, names)
     means = sums / counts
     # Sizes that differ by rounding alone, as 0.9 - 0.8 and 0.8 - 0.7 do, are ties.
-    means = np.round(means / (np.abs(means).max() or 1.0), 12)
+    means = (means / (np.abs(means).max() or 1.0)).round(12)
     means = means[means != 0]
     if means.size == 0:
         return PairedTest(0.0, 1.0, counts.size, undefined, "exact")

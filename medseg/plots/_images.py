@@ -1,19 +1,8 @@
-"""Figures: images with contours, and curves of training.
-
-    set_style         the same look in every chapter
-    overlay           one image with the outlines of truth and prediction
-    panel             a grid of such images, with one legend
-    training_curves   loss and validation Dice against the epoch
-
-Colours are those of Okabe and Ito, which colour-blind readers can tell apart. The
-truth is drawn as a broad blue line and the prediction as a thin orange one on top, so
-that they differ without colour too. Masks are drawn as outlines: a filled mask hides
-the image that it is to be judged by.
-"""
+"""Images with the outlines of masks."""
 
 from collections.abc import Sequence
 from itertools import cycle
-from typing import Any, Protocol
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -27,64 +16,9 @@ from skimage.measure import find_contours
 from torch import Tensor
 
 from medseg.checks import as_label_map, as_spacing
-
-OKABE_ITO = (
-    "#0072B2",  # blue
-    "#E69F00",  # orange
-    "#009E73",  # bluish green
-    "#D55E00",  # vermillion
-    "#56B4E9",  # sky blue
-    "#CC79A7",  # reddish purple
-    "#F0E442",  # yellow
-)
-TRUTH_COLOUR = "#56B4E9"
-PRED_COLOUR = "#E69F00"
-# On a dark image blue is hard to see: for classes it comes last.
-CLASS_COLOURS = tuple(OKABE_ITO[i] for i in (4, 1, 2, 6, 5, 3, 0))
+from medseg.plots._style import CLASS_COLOURS, PRED_COLOUR, TRUTH_COLOUR
 
 Image = ArrayLike | Tensor
-
-
-class _Record(Protocol):
-    """What ``training_curves`` needs of a ``training.EpochRecord``."""
-
-    @property
-    def epoch(self) -> int: ...
-    @property
-    def train_loss(self) -> float: ...
-    @property
-    def val_loss(self) -> float: ...
-    @property
-    def val_dice(self) -> float: ...
-
-
-def set_style() -> None:
-    """Set matplotlib's defaults: opaque white ground, 100 dpi, Okabe-Ito colours.
-
-    The ground stays white in a dark page, where black axes on nothing could not be
-    read.
-    """
-    plt.rcParams.update(
-        {
-            "figure.facecolor": "white",
-            "figure.dpi": 100,
-            "figure.constrained_layout.h_pad": 0.08,
-            "figure.constrained_layout.w_pad": 0.06,
-            "savefig.facecolor": "white",
-            "savefig.dpi": 100,
-            "axes.facecolor": "white",
-            "axes.prop_cycle": plt.cycler(color=OKABE_ITO),
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.titlesize": 12,
-            "axes.labelsize": 11,
-            "font.size": 11,
-            "legend.frameon": False,
-            "legend.fontsize": 10,
-            "lines.linewidth": 1.8,
-            "image.cmap": "gray",
-        }
-    )
 
 
 def overlay(
@@ -259,44 +193,6 @@ def panel(
             loc="outside lower center",
             ncols=min(len(handles), 2 * columns),
         )
-    return figure
-
-
-def training_curves(records: Sequence[_Record]) -> Figure:
-    """Loss and validation Dice against the epoch, with the best epoch marked.
-
-    In a notebook keep the result (``figure = training_curves(...)``) or end the line
-    with a semicolon; otherwise the figure is shown twice.
-
-    Args:
-        records: What ``training.train`` returns.
-
-    Raises:
-        ValueError: There is no record.
-    """
-    if len(records) == 0:
-        raise ValueError("records is empty: train for one epoch at least.")
-    epochs = [record.epoch for record in records]
-    dice = np.array([record.val_dice for record in records], float)
-    figure, (left, right) = plt.subplots(
-        1, 2, figsize=(9, 3.2), layout="constrained", sharex=True
-    )
-    mark = "o" if len(records) < 30 else ""
-    left.plot(
-        epochs, [r.train_loss for r in records], marker=mark, ms=4, label="training"
-    )
-    left.plot(
-        epochs, [r.val_loss for r in records], marker=mark, ms=4, label="validation"
-    )
-    left.set(xlabel="epoch", ylabel="loss")
-    left.legend()
-    right.plot(epochs, dice, marker=mark, ms=4, color=OKABE_ITO[2])
-    right.set(xlabel="epoch", ylabel="validation Dice")
-    right.xaxis.get_major_locator().set_params(integer=True)
-    if not np.isnan(dice).all():
-        best = int(np.nanargmax(dice))
-        right.plot(epochs[best], dice[best], "*", ms=13, color=OKABE_ITO[3])
-        right.set_title(f"best: {dice[best]:.3f} after epoch {epochs[best]}")
     return figure
 
 
