@@ -14,7 +14,8 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from medseg import checkpoints, training
 from medseg.losses import cross_entropy, dice_loss
-from medseg.training import EpochRecord, evaluate, train, train_one_epoch
+from medseg.training import EpochRecord, _loop, evaluate, train, train_one_epoch
+from medseg.training._precision import pick_dtype
 
 QUIET = {"progress": False, "log": None}
 
@@ -285,7 +286,7 @@ def test_best_is_the_highest_dice_then_the_lowest_loss(
         dice, loss = next(given)
         return training.Evaluation(loss, dice, np.array([]), np.array([]), 0)
 
-    monkeypatch.setattr(training, "evaluate", scripted)
+    monkeypatch.setattr(_loop, "evaluate", scripted)
     simple_run(tmp_path, num_epochs=3)
     saved = checkpoints.load_checkpoint(tmp_path / "best_model.pth")
     assert [equal_weights(saved, state) for state in states].index(True) + 1 == best
@@ -473,7 +474,7 @@ def test_the_checkpoint_of_another_run_is_refused(tmp_path):
     simple_run(tmp_path)
     with pytest.raises(ValueError, match=r"(?s)another run.*size mismatch"):
         simple_run(tmp_path, network(num_classes=3), resume=True)
-    with pytest.raises(ValueError, match=r"another run.*none for 'average'"):
+    with pytest.raises(ValueError, match=r"another run.*ema_decay was None, is 0\.9"):
         simple_run(tmp_path, resume=True, ema_decay=0.9)
     (tmp_path / "best_model.last.pth").write_bytes(
         (tmp_path / "best_model.pth").read_bytes()
@@ -531,7 +532,7 @@ def test_auto_is_float32_where_torch_cannot_tell(monkeypatch):
 )
 def test_auto_takes_float16_on_a_gpu_without_bfloat16(monkeypatch, native, expected):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: native)
-    assert training._pick_dtype("cuda", "auto") == expected
+    assert pick_dtype("cuda", "auto") == expected
 
 
 # Bad input

@@ -1,0 +1,167 @@
+"""What training says to loaders, networks, masks and losses that do not fit."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+Batches = Iterable[tuple[Tensor, Tensor]]
+Criterion = Callable[[Tensor, Tensor], Tensor]
+
+
+def ignored_label(criterion: Criterion) -> int | None:
+    """Label that a criterion, or the ``partial`` of one, names as ``ignore_index``."""
+    given = getattr(criterion, "keywords", {}).get("ignore_index")
+    return getattr(criterion, "ignore_index", given)
+
+
+def name_of(criterion: Criterion) -> str:
+    """Name of a criterion, for messages and for the settings of a run."""
+    function = getattr(criterion, "func", criterion)  # of a partial
+    return getattr(function, "__name__", type(function).__name__)
+
+
+def check_not_empty(count: int, name: str) -> None:
+    """Accept a loader that has something in it.
+
+    Raises:
+        ValueError: It has nothing.
+    """
+    if count == 0:
+        raise ValueError(
+            f"the {name} loader yields no batch. Look at len(dataset); with "
+            "drop_last=True it must be at least batch_size. An iterator or generator "
+            "can be used up only once: pass a DataLoader or a list."
+        )
+
+
+def check_pair(logits: Any, targets: Tensor, criterion: Criterion) -> None:
+    """Accept logits ``(B, K, *spatial)`` with targets that a criterion can take.
+
+    Targets are labels ``(B, *spatial)``, or have the shape of the logits.
+
+    Raises:
+        TypeError: The logits are no tensor.
+        ValueError: The shapes do not suit each other or the criterion, or a label has
+            no class in the logits.
+    """
+    if not isinstance(logits, Tensor):
+        raise TypeError(
+            f"the network returned a {type(logits).__name__}, expected a tensor of "
+            "logits (B, K, *spatial). Wrap it in a module whose forward returns that "
+            "tensor alone, such as output['out'] of torchvision's networks."
+        )
+    num_classes, per_class = logits.shape[1], targets.shape == logits.shape
+    if (
+        not (per_class or targets.shape == logits[:, 0].shape)
+        or (isinstance(criterion, nn.BCEWithLogitsLoss) and not per_class)
+        # Over a single class it would be 0 whatever the logits are.
+        or (isinstance(criterion, nn.CrossEntropyLoss) and num_classes == 1)
+    ):
+        raise ValueError(
+            f"{name_of(criterion)} cannot compare logits {tuple(logits.shape)} with "
+            f"masks {tuple(targets.shape)}. For one class, build the data set with "
+            "num_classes=1 and the network with out_channels=1, and take "
+            "nn.BCEWithLogitsLoss(); for K classes, the background included, "
+            "num_classes=K, out_channels=K and nn.CrossEntropyLoss(). Height and "
+            "width must agree: resize images and masks together."
+        )
+    if per_class or targets.is_floating_point() or not targets.numel():
+        return
+    low, high = _range(targets)
+    if low < 0 or high >= max(num_classes, 2):
+        kept = targets[targets != ignored_label(criterion)]
+        low, high = _range(kept) if kept.numel() else (0, 0)
+    if low < 0 or high >= max(num_classes, 2):
+        raise ValueError(
+            f"the masks hold labels from {low} to {high}, but the network "
+            f"has out_channels={num_classes}. Build it with "
+            f"out_channels={high + 1}, or correct the masks: 8-bit masks of 0 and "
+            "255 are binarised with mask > 127."
+        )
+
+
+def _range(labels: Tensor) -> tuple[int, int]:
+    low, high = labels.aminmax()
+    return int(low), int(high)
+
+
+def check_scalar(loss: Tensor) -> None:
+    """Accept a loss without axes.
+
+    Raises:
+        ValueError: It has axes.
+    """
+    if loss.ndim:
+        raise ValueError(
+            f"the criterion returned a tensor of shape {tuple(loss.shape)}, expected "
+            "a scalar. Average over the pixels: reduction='mean'."
+        )
+
+
+def check_finite_loss(
+    value: float, images: Tensor, where: str, optimizer: Optimizer | None = None
+) -> None:
+    """Accept a loss that is a number.
+
+    Args:
+        value: The loss.
+        images: The batch it comes from.
+        where: Epoch and step, for the message.
+        optimizer: In training: it knows the learning rate.
+
+    Raises:
+        ValueError: It is NaN or infinite.
+    """
+    if math.isfinite(value):
+        return
+    rate = f" (it is {optimizer.param_groups[0]['lr']:g})" if optimizer else ""
+    cause = (
+        f"The images are finite: lower the learning rate{rate}, pass clip_norm=1.0, or "
+        "try precision='float32'; if it is the first step, look at the masks."
+        if torch.isfinite(images).all()
+        else "The images hold NaN or infinity: correct them, or the transform."
+    )
+    raise ValueError(f"{where}: the loss is {value}. {cause}")
+
+
+@contextmanager
+def memory_advice(images: Tensor, where: str) -> Iterator[None]:
+    """Say what to change when a step finds no memory.
+
+    Raises:
+        MemoryError: In place of what PyTorch raises, which differs by device.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        size = len(images)
+        smaller = (
+            f"halve the batch size to {size // 2} and pass accumulate=2, which takes "
+            "the same steps; "
+            if size > 1
+            else "train on smaller crops; "
+        )
+        raise MemoryError(
+            f"{where}: out of memory with images {tuple(images.shape)}. In this "
+            f"order: {smaller}pass precision='auto', which halves the activations "
+            "where the device has half precision; take a network with fewer channels. "
+            f"({str(error).splitlines()[0] if str(error) else type(error).__name__})"
+        ) from error
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of PyTorch or Python says that memory has run out."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    text = str(error).lower()
+    return any(
+        words in text
+        for words in ("out of memory", "can't allocate memory", "not enough memory")
+    )
