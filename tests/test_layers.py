@@ -12,6 +12,7 @@ LAYERS = [
     ["checks"],
     ["losses", "metrics", "statistics", "classical", "volumes", "phantoms"]
     + ["checkpoints", "imagefiles", "archives", "permutohedral"]
+    + ["schedules", "distributed"]
     + ["models.layers", "models.weights"],
     ["dicom"],
     ["models.vgg", "models.resnet", "models.xception"],
@@ -19,7 +20,7 @@ LAYERS = [
     + ["measures", "transforms", "inference", "crf"],
     ["models.nnunet", "models.unet_variants", "models.deepmedic", "models.highresnet"],
     ["datasets", "training", "plots"],
-    ["export", "report"],
+    ["export", "report", "logs"],
     ["recipes", "commands"],
     ["course", "cli"],
     ["__main__"],
