@@ -90,10 +90,16 @@ def as_labels(
         Labels ``(B, *spatial)``, int64.
 
     Raises:
-        TypeError: Logits are not floating point, or labels are not integers.
+        TypeError: Logits are no floating point tensor, or labels no integer tensor.
         ValueError: The shapes do not belong together, a label is outside its range,
             or a logit is NaN or infinite.
     """
+    for value, name in ((logits, "logits"), (labels, "labels")):
+        if not isinstance(value, Tensor):
+            raise TypeError(
+                f"{name} must be a torch.Tensor, got {type(value).__name__}. Convert "
+                "an array with torch.from_numpy(array)."
+            )
     if not logits.is_floating_point():
         raise TypeError(f"logits must hold floating point numbers, got {logits.dtype}.")
     if logits.ndim < 3:
@@ -194,6 +200,16 @@ def as_label_map(labels: ArrayLike | Tensor, name: str = "labels") -> NDArray[np
         TypeError: The values are not integers (or booleans).
         ValueError: A label is negative, or there are no pixels.
     """
+    return as_label_array(labels, name).astype(np.int64)
+
+
+def as_label_array(labels: ArrayLike | Tensor, name: str = "labels") -> NDArray[Any]:
+    """Return a map of non-negative integers ``(*spatial)`` in its own dtype, no copy.
+
+    Raises:
+        TypeError: The values are not integers (or booleans).
+        ValueError: A label is negative, or there are no pixels.
+    """
     array = np.asarray(labels.detach().cpu() if isinstance(labels, Tensor) else labels)
     if array.dtype.kind not in "bui":
         raise TypeError(
@@ -206,7 +222,7 @@ def as_label_map(labels: ArrayLike | Tensor, name: str = "labels") -> NDArray[np
         raise ValueError(
             f"{name} must not be negative, got {array.min()}. Remove void labels first."
         )
-    return array.astype(np.int64)
+    return array
 
 
 def as_spacing(spacing: Sequence[float], ndim: int) -> tuple[float, ...]:
