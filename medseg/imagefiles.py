@@ -10,6 +10,7 @@ Formats: png, jpg, tif, bmp. Every error names the file.
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ def read_image(path: str | Path, channels: int = 3) -> NDArray[np.uint8]:
 
     Raises:
         FileNotFoundError: There is no such file.
+        PermissionError: It may not be read.
         ValueError: The file is damaged, holds several images, or NaN.
     """
     return to_uint8(_read_pixels(Path(path)), channels, str(path))
@@ -86,13 +88,19 @@ def read_labels(path: str | Path) -> NDArray[np.int32]:
 
 
 def pair_files(
-    images_dir: str | Path, masks_dir: str | Path
+    images_dir: str | Path, masks_dir: str | Path, pattern: str = "*"
 ) -> tuple[list[Path], list[Path]]:
     """Find the mask of every image of a folder, by name.
 
     ``x.png`` belongs to ``x.png``, ``x_mask.png``, ``x_Segmentation.png`` or
     ``x_segmentation.png``, whatever the two formats. Hidden files, sub-folders and
     files of other formats are passed over.
+
+    Args:
+        images_dir: Folder with the images.
+        masks_dir: Another folder, with the masks.
+        pattern: What the name of an image file must match; ``?`` stands for one
+            character, ``*`` for any. Upper and lower case count.
 
     Returns:
         The image files, sorted by name, and the mask file of each.
@@ -103,7 +111,7 @@ def pair_files(
             partner or several; all of them are listed.
     """
     images_dir, masks_dir = Path(images_dir), Path(masks_dir)
-    images, masks = images_in(images_dir), images_in(masks_dir)
+    images, masks = images_in(images_dir, pattern), images_in(masks_dir)
     if images_dir.resolve() == masks_dir.resolve():
         raise ValueError(
             f"{images_dir} is given for the images and for the masks: every image "
@@ -135,8 +143,12 @@ def pair_files(
     return images, [group[0] for group in found]
 
 
-def images_in(folder: str | Path) -> list[Path]:
+def images_in(folder: str | Path, pattern: str = "*") -> list[Path]:
     """Return the image files of a folder, sorted; hidden ones are passed over.
+
+    Args:
+        folder: Where to look; folders inside it are not searched.
+        pattern: What the name of a file must match, as in :func:`pair_files`.
 
     Raises:
         FileNotFoundError: There is no such folder.
@@ -153,11 +165,13 @@ def images_in(folder: str | Path) -> list[Path]:
         for path in sorted(folder.iterdir())
         if path.suffix.lower() in IMAGE_SUFFIXES
         and not path.name.startswith(".")
+        and fnmatchcase(path.name, pattern)
         and path.is_file()
     ]
     if not found:
+        named = "" if pattern == "*" else f" named {pattern}"
         raise ValueError(
-            f"{folder} holds no image: expected files ending in "
+            f"{folder} holds no image{named}: expected files ending in "
             f"{', '.join(IMAGE_SUFFIXES)}."
         )
     return found
@@ -266,8 +280,8 @@ def _read_pixels(path: Path, *, indices: bool = False) -> NDArray[Any]:
     """
     try:
         pixels, pages = _decode(path, indices)
-    except FileNotFoundError:
-        raise
+    except (FileNotFoundError, PermissionError, IsADirectoryError):
+        raise  # the system's own words name the file and the reason
     except Exception as error:  # decoders stumble over damage in a dozen ways
         raise ValueError(
             f"{path} cannot be read as an image ({error}). It may be cut off or "
