@@ -30,13 +30,14 @@ Source: krahenbuhl2011efficient; chen2015deeplab and chen2018deeplab for the par
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
+from itertools import cycle, islice, product
 from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -367,7 +368,7 @@ def to_logits(probabilities: Tensor, *, floor: float = 1e-6) -> Tensor:
 
 class _Kernels(NamedTuple):
     appearance: GaussianFilter
-    smoothness: GaussianFilter
+    smoothness: GridGaussian
 
 
 def _kernels(
@@ -406,22 +407,61 @@ def _mean_field(
         for weight in (params.appearance_weight, params.smoothness_weight)
     ]
     unary = logits.flatten(1).t().contiguous()  # (N, K)
-    if num_classes == 2:
+    if num_classes > 1:  # only differences count: one column less to filter
         unary = unary[:, 1:] - unary[:, :1]
-    state = unary
-    for _ in range(iterations):
-        # Of two classes, only the difference counts: Q_1 - Q_0 is a tanh, and filters
-        # are linear, so one column does for both.
-        values = (state / 2).tanh() if num_classes <= 2 else state.softmax(dim=1)
-        state = torch.addcmul(unary, weights[0], kernels.appearance(values))
-        state.addcmul_(weights[1], kernels.smoothness(values))
+    recorded = [unary, *weights]
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in recorded):
+        state = unary
+        for order in _orders(iterations):
+            values = _beliefs(state)
+            spread = kernels.appearance(values, order=order)
+            state = torch.addcmul(unary, weights[0], spread)
+            state = torch.addcmul(state, weights[1], kernels.smoothness(values))
+    else:
+        state = _iterate_in_place(unary, kernels, weights, iterations)
     if num_classes > 2:
-        refined = state.softmax(dim=1)
+        refined = F.pad(state, (1, 0)).softmax(dim=1)
     elif num_classes == 2:
         refined = torch.cat([-state, state], dim=1).sigmoid()
     else:
         refined = state.sigmoid()
     return refined.t().reshape(num_classes, *spatial)
+
+
+def _beliefs(state: Tensor) -> Tensor:
+    """Q_k - Q_0 for the classes from 1 on, from their scores above class 0's.
+
+    Filters are linear, and softmax does not see what is added to all classes alike.
+    """
+    if state.shape[1] == 1:
+        return (state / 2).tanh()
+    probabilities = F.pad(state, (1, 0)).softmax(dim=1)
+    return probabilities[:, 1:] - probabilities[:, :1]
+
+
+def _orders(iterations: int) -> Iterator[int]:
+    """The lattice's order and its reverse by turns.
+
+    Over some iterations this is nearly as good as the mean of both, at half the cost.
+    """
+    return islice(cycle((1, -1)), iterations)
+
+
+def _iterate_in_place(
+    unary: Tensor, kernels: _Kernels, weights: list[Tensor], iterations: int
+) -> Tensor:
+    """Scores ``(N, K)`` after all updates, where no gradients are recorded."""
+    state = unary.clone()
+    values = _beliefs(state)
+    factors = [float(weight) for weight in weights]
+    spare = [torch.empty_like(values), torch.empty_like(values)]
+    for order in _orders(iterations):
+        smooth = kernels.smoothness.apply_into(values, spare)
+        for rows, filtered in kernels.appearance.pieces(values, order):
+            piece = torch.add(unary[rows], filtered, alpha=factors[0], out=state[rows])
+            piece.add_(smooth[rows], alpha=factors[1])
+            values[rows] = _beliefs(piece)
+    return state
 
 
 def _sigmas(params: CRFParams) -> tuple[float, ...]:

@@ -14,9 +14,9 @@ The filters are differentiable with respect to the values, not to the features.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from itertools import combinations
-from typing import Any
+from collections.abc import Iterator, Sequence
+from itertools import combinations, cycle
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -25,29 +25,42 @@ from torch import Tensor
 from medseg.checks import check_finite
 
 LONGEST_KEY = 2**62  # within an int64
+ROWS = 2**13  # of a matrix at a time: with 20 columns they fit a processor's cache
 
 
 class GaussianFilter(ABC):
-    """A symmetric linear map of values ``(N, K)``, and so its own gradient."""
+    """A linear map of values ``(N, K)``.
 
-    def __call__(self, values: Tensor) -> Tensor:
+    With ``order=0`` it is symmetric. A filter that is a product of steps can leave out
+    one half of the work with ``order=1``, the steps as they come, or ``order=-1``,
+    their reverse: each is the transpose of the other, and the symmetric map their mean.
+    """
+
+    def __call__(self, values: Tensor, *, order: int = 0) -> Tensor:
         """Filter values ``(N, K)`` of the dtype and device of the features."""
-        return _Apply.apply(values, self)
+        return _Apply.apply(values, self, order)
+
+    def apply(self, values: Tensor, order: int = 0) -> Tensor:
+        """The map itself, without a record for gradients."""
+        return torch.cat([filtered for _, filtered in self.pieces(values, order)])
 
     @abstractmethod
-    def apply(self, values: Tensor) -> Tensor:
-        """The map itself, without a record for gradients."""
+    def pieces(self, values: Tensor, order: int = 0) -> Iterator[tuple[slice, Tensor]]:
+        """Filtered rows, some at a time; rows of ``values`` may be replaced meanwhile.
+
+        Pieces stay in the cache where the whole would go through memory.
+        """
 
 
 class _Apply(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, values: Tensor, symmetric: GaussianFilter) -> Tensor:
-        ctx.symmetric = symmetric
-        return symmetric.apply(values)
+    def forward(ctx: Any, values: Tensor, linear: GaussianFilter, order: int) -> Tensor:
+        ctx.linear, ctx.order = linear, order
+        return linear.apply(values, order)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        return _Apply.apply(grads[0], ctx.symmetric), None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        return _Apply.apply(grads[0], ctx.linear, -ctx.order), None, None
 
 
 class ExactGaussian(GaussianFilter):
@@ -83,26 +96,25 @@ class ExactGaussian(GaussianFilter):
         if normalized:
             self.scale = self.apply(self.scale).rsqrt()
 
-    def apply(self, values: Tensor) -> Tensor:
-        """The map itself, without a record for gradients."""
+    def pieces(self, values: Tensor, order: int = 0) -> Iterator[tuple[slice, Tensor]]:
+        """Filtered rows, some at a time; ``values`` may be replaced meanwhile."""
         values = self.scale * values
-        pieces = zip(
-            self.features.split(self.rows), self.halves.split(self.rows), strict=True
-        )
-        filtered = [
-            torch.addmm(self.halves, rows, self.features.t(), beta=-1)
-            .sub_(halves[:, None])
-            .clamp_(min=-60)  # 1e-26 of a pixel: nothing, but not a slow denormal
-            .to(values.dtype)
-            .exp_()
-            @ values
-            for rows, halves in pieces
-        ]
-        return self.scale * torch.cat(filtered)
+        for start in range(0, len(values), self.rows):
+            rows = slice(start, start + self.rows)
+            kernel = (
+                torch.addmm(
+                    self.halves, self.features[rows], self.features.t(), beta=-1
+                )
+                .sub_(self.halves[rows, None])
+                .clamp_(min=-60)  # 1e-26 of a pixel: nothing, but not a slow denormal
+                .to(values.dtype)
+                .exp_()
+            )
+            yield rows, self.scale[rows] * (kernel @ values)
 
 
 class GridGaussian(GaussianFilter):
-    """Gaussian of the positions on a grid: one convolution along each axis.
+    """Gaussian of the positions on a grid: one band matrix along each axis.
 
     The kernel is a product over the axes, and so are its row sums: what normalises
     each axis normalises the whole, at the borders too, where a pixel has fewer
@@ -125,24 +137,31 @@ class GridGaussian(GaussianFilter):
         self, shape: Sequence[int], sigmas: Sequence[float], *, like: Tensor
     ) -> None:
         self.shape = tuple(shape)
-        self.kernels = []
-        self.scale = like.new_ones(1, 1)
+        self.bands = []
         for pixels, sigma in zip(shape, sigmas, strict=True):
             radius = min(math.floor(self.reach * sigma), pixels - 1)
-            steps = torch.arange(-radius, radius + 1, device=like.device)
-            kernel = (-(steps.to(like) / sigma).square() / 2).exp()
-            self.kernels.append(kernel)
-            ones = like.new_ones(pixels, 1)
-            sums = _convolve(ones, kernel, 1, pixels)  # (pixels, 1)
-            self.scale = (self.scale * sums.t().rsqrt()).reshape(-1, 1)  # (N, 1)
+            self.bands.append(_band_matrix(pixels, sigma, radius, like))
 
-    def apply(self, values: Tensor) -> Tensor:
-        """The map itself, without a record for gradients."""
-        values = values * self.scale
-        for axis, kernel in enumerate(self.kernels):
+    def pieces(self, values: Tensor, order: int = 0) -> Iterator[tuple[slice, Tensor]]:
+        """All filtered values at once."""
+        spare = [torch.empty_like(values), torch.empty_like(values)]
+        yield slice(0, len(values)), self.apply_into(values.contiguous(), spare)
+
+    def apply_into(self, values: Tensor, spare: list[Tensor]) -> Tensor:
+        """Filter ``values`` into one of two tensors of the same shape: which is made.
+
+        A large new tensor costs as much as the filter.
+        """
+        for axis, band in enumerate(self.bands):
             before = math.prod(self.shape[:axis])
-            values = _convolve(values, kernel, before, self.shape[axis])
-        return values.mul_(self.scale)
+            filtered = spare[axis % 2]
+            _multiply_along(
+                values.view(before, self.shape[axis], -1),
+                band,
+                filtered.view(before, self.shape[axis], -1),
+            )
+            values = filtered
+        return values
 
 
 class PermutohedralLattice(GaussianFilter):
@@ -153,8 +172,9 @@ class PermutohedralLattice(GaussianFilter):
     1/2, 1, 1/2 along each of d + 1 directions; and each point takes its result from
     the same vertices, a *slice*. Only vertices next to a point exist, so memory grows
     with the points and not with the volume of the space, and what would blur across an
-    empty vertex is lost. For that reason the order of the directions matters: the mean
-    of an order and its reverse is taken, which is symmetric and nearer to the Gaussian.
+    empty vertex is lost. For that reason the order of the directions matters: with
+    ``order=0`` the mean of an order and its reverse is taken, which is symmetric and
+    nearer to the Gaussian.
     The result is a Gaussian up to a constant factor, which the normalisation removes.
 
     Args:
@@ -181,24 +201,41 @@ class PermutohedralLattice(GaussianFilter):
 
     def __init__(self, features: Tensor, *, normalized: bool = True) -> None:
         _check_features(features)
+        self._spare: list[Tensor] = []
         with torch.no_grad():
             corner, rank, weights = _enclosing_simplex(features.detach())
             self._number_vertices(corner, rank, weights)
             if normalized:
                 scale = self.apply(torch.ones_like(features[:, :1])).rsqrt()
-                self.slice_weights *= scale
-                self.splat_weights *= scale[self.splat_points, 0]
+                self.slice_weights.mul_(scale)
+                for some in self._splat:
+                    some.weights.mul_(scale[some.points, 0])
 
-    def apply(self, values: Tensor) -> Tensor:
-        """The map itself, without a record for gradients."""
-        splat = _gather(
-            values, self.splat_points, self.splat_weights, self.splat_starts
-        )  # (num_vertices, K)
-        onward, backward = splat, splat
-        for one, other in zip(self.blurs, reversed(self.blurs), strict=True):
-            onward, backward = _gather(onward, *one), _gather(backward, *other)
-        blurred = onward.add_(backward).mul_(0.5)
-        return _gather(blurred, self.slice_vertices, self.slice_weights)
+    def pieces(self, values: Tensor, order: int = 0) -> Iterator[tuple[slice, Tensor]]:
+        """Filtered rows, some at a time; rows of ``values`` may be replaced meanwhile.
+
+        The vertices' values live in tensors that the lattice keeps: take all pieces
+        before the next filtering.
+        """
+        if not self._spare or self._spare[0].shape[1] != values.shape[1]:
+            rows = values.new_empty(self.num_vertices, values.shape[1])
+            self._spare = [rows, *(torch.empty_like(rows) for _ in range(4))]
+        splat, *spare = self._spare
+        _gather_into(splat, values, self._splat)
+        if order == 0:
+            onward = self._blur(splat, 1, spare[:2])
+            blurred = onward.add_(self._blur(splat, -1, spare[2:])).mul_(0.5)
+        else:
+            blurred = self._blur(splat, order, spare[:2])
+        for some in self._slice:
+            yield some.rows, _gather(blurred, some)
+
+    def _blur(self, values: Tensor, order: int, spare: list[Tensor]) -> Tensor:
+        """Blur along each direction, into two tensors by turns; return the last."""
+        for blur, target in zip(self._blurs[::order], cycle(spare)):
+            _gather_into(target, values, blur)
+            values = target
+        return values
 
     def _number_vertices(self, corner: Tensor, rank: Tensor, weights: Tensor) -> None:
         """Give each vertex a number, and write down who exchanges what with whom.
@@ -231,17 +268,20 @@ class PermutohedralLattice(GaussianFilter):
         self.num_vertices = first_number[-1]
         self.slice_vertices = torch.stack(numbers, dim=1)  # (N, d + 1)
         self.slice_weights = weights.t().contiguous()  # (N, d + 1)
-        self.splat_points = torch.cat(orders)  # (N * (d + 1),)
-        self.splat_weights = torch.cat(
-            [weight[order] for weight, order in zip(weights, orders, strict=True)]
+        self._slice = _in_pieces(self.slice_vertices, self.slice_weights)
+        self._splat = _in_pieces(
+            torch.cat(orders),  # (N * (d + 1),)
+            torch.cat([w[order] for w, order in zip(weights, orders, strict=True)]),
+            torch.cat(starts),  # (num_vertices,)
         )
-        self.splat_starts = torch.cat(starts)  # (num_vertices,)
-        self.blurs = [
-            self._blur(keys, first_number, int(factors.sum()), int(factor))
+        self._blurs = [
+            _in_pieces(
+                *self._blur_matrix(keys, first_number, int(factors.sum()), int(factor))
+            )
             for factor in factors
         ]
 
-    def _blur(
+    def _blur_matrix(
         self, keys: list[Tensor], first_number: list[int], wrap: int, factor: int
     ) -> tuple[Tensor, Tensor]:
         """Vertices and weights of the blur in one direction: ``(num_vertices, 3)``."""
@@ -264,33 +304,49 @@ class PermutohedralLattice(GaussianFilter):
         return vertices.where(exists, own[:, None]), weights
 
 
-def _convolve(values: Tensor, kernel: Tensor, before: int, pixels: int) -> Tensor:
-    """Convolve ``(N, K)`` along an axis of a grid, with zeros outside.
+class _Block(NamedTuple):
+    """Rows of a band matrix, without the zeros at their left and right."""
 
-    Args:
-        values: Columns to convolve.
-        kernel: An odd number of weights.
-        before: Pixels of all axes before this one.
-        pixels: Pixels along this axis.
-    """
-    # A depthwise convolution of many channels, in memory the last axis, is the fastest:
-    # the axes after this one are made channels, or if that is too few those before it.
-    grid = values.reshape(before, pixels, -1)
-    turn = grid.shape[2] < 16
-    if turn:
-        grid = grid.transpose(0, 1).reshape(1, pixels, -1)
-    channels = grid.shape[2]
-    filtered = F.conv2d(
-        grid[:, :, None].permute(0, 3, 1, 2),  # (before, channels, pixels, 1)
-        kernel.expand(channels, 1, 1, -1)
-        .transpose(2, 3)
-        .contiguous(memory_format=torch.channels_last),
-        padding=(len(kernel) // 2, 0),
-        groups=channels,
-    ).permute(0, 2, 3, 1)
-    if turn:
-        filtered = filtered.reshape(pixels, before, -1).transpose(0, 1)
-    return filtered.reshape(values.shape)
+    rows: slice
+    columns: slice
+    values: Tensor
+
+
+def _band_matrix(pixels: int, sigma: float, radius: int, like: Tensor) -> list[_Block]:
+    """A Gaussian along an axis, normalised on both sides, in blocks of rows."""
+    size = max(
+        64, 2 * radius
+    )  # smaller blocks hold fewer zeros, larger ones are faster
+    place = torch.arange(pixels, device=like.device)
+    blocks = []
+    for start in range(0, pixels, size):
+        rows = slice(start, min(start + size, pixels))
+        columns = slice(max(0, start - radius), min(rows.stop + radius, pixels))
+        steps = place[rows, None] - place[columns]
+        kernel = (-(steps.to(like) / sigma).square() / 2).exp()
+        blocks.append(_Block(rows, columns, kernel * (steps.abs() <= radius)))
+    scale = torch.cat([block.values.sum(1) for block in blocks]).rsqrt()
+    for block in blocks:
+        block.values.mul_(scale[block.rows, None]).mul_(scale[block.columns])
+    return blocks
+
+
+def _multiply_along(values: Tensor, band: list[_Block], out: Tensor) -> None:
+    """Multiply a band matrix with the middle axis of ``(before, pixels, after)``."""
+    before, pixels, after = values.shape
+    # Products of many columns are fast, and what is turned about should stay in the
+    # cache: some 16 rows of 21 classes at a time.
+    rows = before if values.is_cuda else -(-320 // after)
+    for some, result in zip(values.split(rows), out.split(rows), strict=True):
+        if len(some) == 1:
+            turned, product = some[0], result[0]
+        else:
+            turned = some.transpose(0, 1).reshape(pixels, -1)
+            product = torch.empty_like(turned)
+        for block in band:
+            torch.mm(block.values, turned[block.columns], out=product[block.rows])
+        if len(some) > 1:
+            result.copy_(product.view(pixels, -1, after).transpose(0, 1))
 
 
 def _enclosing_simplex(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -355,16 +411,54 @@ def _key_factors(coordinates: Tensor) -> Tensor:
     return torch.tensor([*factors, 0], device=coordinates.device)
 
 
-def _gather(
-    values: Tensor, points: Tensor, weights: Tensor, starts: Tensor | None = None
-) -> Tensor:
-    """Weighted sums of rows of ``values``: a product with a sparse matrix.
+class _Rows(NamedTuple):
+    """Some rows of a sparse matrix.
 
-    Row i of the matrix is ``points[i]`` with ``weights[i]``, or from ``starts[i]`` on.
+    Row i has ``weights[i]`` at ``points[i]``; or, where there are ``starts``, those
+    from ``starts[i]`` on.
     """
+
+    rows: slice
+    points: Tensor
+    weights: Tensor
+    starts: Tensor | None
+
+
+def _in_pieces(
+    points: Tensor, weights: Tensor, starts: Tensor | None = None
+) -> list[_Rows]:
+    """Cut a sparse matrix, so that what a piece makes stays in the cache."""
+    total = len(points if starts is None else starts)
+    size = total if points.is_cuda else ROWS
+    pieces = []
+    for first in range(0, total, size):
+        rows = slice(first, min(first + size, total))
+        if starts is None:
+            pieces.append(_Rows(rows, points[rows], weights[rows], None))
+        else:
+            begin = int(starts[first])
+            end = len(points) if rows.stop == total else int(starts[rows.stop])
+            some = slice(begin, end)
+            pieces.append(
+                _Rows(rows, points[some], weights[some], starts[rows] - begin)
+            )
+    return pieces
+
+
+def _gather(values: Tensor, some: _Rows) -> Tensor:
+    """Weighted sums of rows of ``values``: a product with a sparse matrix."""
     return F.embedding_bag(
-        points, values.contiguous(), starts, mode="sum", per_sample_weights=weights
+        some.points,
+        values.contiguous(),
+        some.starts,
+        mode="sum",
+        per_sample_weights=some.weights,
     )
+
+
+def _gather_into(out: Tensor, values: Tensor, pieces: list[_Rows]) -> None:
+    for some in pieces:
+        out[some.rows] = _gather(values, some)
 
 
 def _check_features(features: Tensor) -> None:

@@ -172,6 +172,37 @@ def test_lattice_is_symmetric_and_keeps_constants_of_one_cloud(dim):
     assert (matrix >= 0).all()
 
 
+@pytest.mark.parametrize("kind", [PermutohedralLattice, ExactGaussian])
+def test_orders_are_each_others_transpose_and_their_mean_the_filter(kind):
+    eye = torch.eye(30, dtype=torch.float64)
+    linear = kind(2 * torch.randn(30, 4, dtype=torch.float64))
+    onward, backward, both = (linear(eye, order=order) for order in (1, -1, 0))
+    torch.testing.assert_close(onward, backward.T)
+    torch.testing.assert_close((onward + backward) / 2, both)
+    if kind is PermutohedralLattice:  # empty vertices between the points
+        assert not torch.allclose(onward, backward)
+    values = torch.randn(30, 2, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda v: linear(v, order=1), values)
+
+
+def test_a_lattice_of_several_pieces_is_the_same(monkeypatch):
+    features, values = torch.randn(50, 3), torch.rand(50, 2)
+    whole = PermutohedralLattice(features)(values)
+    monkeypatch.setattr("medseg.permutohedral.ROWS", 7)
+    torch.testing.assert_close(PermutohedralLattice(features)(values), whole)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("num_classes", [1, 2, 4])
+def test_result_is_the_same_whether_gradients_are_recorded_or_not(method, num_classes):
+    logits, images = example(num_classes, (9, 11))
+    options = {"params": SMALL, "method": method, "iterations": 3}
+    without = dense_crf(logits, images, **options)
+    recorded = dense_crf(logits.requires_grad_(), images, **options)
+    assert recorded.requires_grad
+    torch.testing.assert_close(recorded.detach(), without)
+
+
 @pytest.mark.parametrize("dim", [1, 2, 3, 5])
 def test_barycentric_weights_find_the_point(dim):
     lattice = PermutohedralLattice(3 * torch.randn(50, dim), normalized=False)
@@ -210,10 +241,16 @@ def test_many_channels_fit():
 
 @pytest.mark.parametrize(
     ("shape", "sigmas"),
-    [((7, 9), (1.5, 0.7)), ((20, 1), (3, 3)), ((4, 5, 6), (1, 2, 0.5)), ((70,), (2,))],
+    [
+        ((7, 9), (1.5, 0.7)),
+        ((20, 1), (3, 3)),
+        ((4, 5, 6), (1, 2, 0.5)),
+        ((150,), (2,)),  # three blocks
+        ((400, 2), (1, 1)),  # several pieces of rows
+    ],
 )
 @pytest.mark.parametrize("columns", [1, 3, 20])
-def test_convolution_is_the_gaussian_of_all_pairs(shape, sigmas, columns):
+def test_filter_of_a_grid_is_the_gaussian_of_all_pairs(shape, sigmas, columns):
     places = torch.stack(torch.meshgrid(*map(torch.arange, shape), indexing="ij"), -1)
     features = places.reshape(-1, len(shape)) / torch.tensor(sigmas)
     values = torch.rand(math.prod(shape), columns)
