@@ -20,6 +20,7 @@ __version__ = "0.1.0"
 
 __all__ = [  # noqa: RUF022 - in the order of the layers
     "checks",
+    "artefacts",
     "losses",
     "metrics",
     "statistics",

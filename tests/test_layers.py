@@ -10,6 +10,7 @@ import medseg
 PACKAGE = Path(medseg.__file__).parent
 LAYERS = [
     ["checks"],
+    ["artefacts"],
     ["losses", "metrics", "statistics", "classical", "volumes", "phantoms"]
     + ["checkpoints", "imagefiles", "archives", "permutohedral"]
     + ["schedules", "distributed"]

@@ -7,43 +7,38 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from medseg.phantoms._abdomen_volume import (
+    ABDOMEN_HU,
+    ABDOMEN_NAMES,
+    abdomen_volume,
+)
 from medseg.phantoms._brushes import blob, smooth_noise, wobble
 from medseg.phantoms._phantom import Phantom, check_range, check_size
+from medseg.phantoms._scanner import ray_artefacts
 
 Array = NDArray[Any]
 
-# HU without contrast medium, and in the portal venous phase.
-ABDOMEN_HU: dict[str, tuple[float, float]] = {
-    "liver": (55, 110),
-    "tumour": (40, 65),
-    "spleen": (48, 120),
-    "kidney": (32, 180),
-    "aorta": (42, 150),
-    "spine": (160, 180),
-    "vena cava": (40, 130),
-    "portal vein": (40, 155),
-    "pancreas": (40, 95),
-    "bowel wall": (40, 90),
-    "muscle": (50, 60),
-}
-
 
 def abdomen_ct(
-    size: tuple[int, int] = (256, 256),
+    size: tuple[int, ...] = (256, 256),
     *,
     seed: int = 0,
     noise_hu: float = 12.0,
     contrast: float = 1.0,
-    tumour: bool = True,
+    artefacts: float = 0.0,
+    tumour: bool | int = True,
 ) -> Phantom:
-    """An axial CT slice of the upper abdomen, in Hounsfield units.
+    """CT of the upper abdomen, in Hounsfield units: an axial slice, or a volume.
 
     Seen from the feet, as radiologists do: the patient's right is on the image's left,
-    and so is the liver; the spine is at the bottom. The image shows 380 x 380 mm.
+    and so is the liver; the spine is at the bottom. The image shows 380 x 380 mm, and a
+    volume 240 mm from below the kidneys (index 0) to above the liver's dome. A volume
+    is another patient than the slice of the same seed, drawn more simply: no texture,
+    but each organ has exactly the HU of ``ABDOMEN_HU`` before blur and noise.
     Window it to look at it: ``plots.overlay(ax, image, window=(400, 40))``.
 
     Args:
-        size: Height and width in pixels, each 16 or more.
+        size: ``(H, W)`` or ``(D, H, W)`` in pixels, each 16 or more.
         seed: The same seed gives the same patient: sizes and places of the organs, and
             the noise.
         noise_hu: Standard deviation of the noise in HU. It is correlated between
@@ -51,13 +46,19 @@ def abdomen_ct(
         contrast: Contrast medium: 0 for none, 1 for the portal venous phase, where
             organs have the values of ``ABDOMEN_HU``. Without it the tumour is
             15 HU darker than the liver; with it, 45 HU.
-        tumour: Whether there is a tumour in the liver, of 9 to 20 mm radius.
+        artefacts: Streaks and dark bands between bones, from rays on which few photons
+            are left and from X-rays that bone hardens: 0 none, 1 many. They arise on
+            the rays of a coarse scanner and are reconstructed.
+        tumour: Whether there is a tumour in the liver, of 9 to 20 mm radius. In a
+            volume also how many, at most 5, of 6 to 20 mm.
 
     Returns:
-        ``image`` ``(H, W)`` float32 in HU; ``labels`` ``(H, W)`` int32; ``spacing`` in
+        ``image`` ``size`` float32 in HU; ``labels`` ``size`` int32; ``spacing`` in
         mm; ``names`` of the labels. Label 0 is all that has no name of its own: air,
         fat, muscle, bowel. The liver's vessels count as liver, and the fat in the
-        middle of a kidney does not count as kidney.
+        middle of a kidney does not count as kidney. ``facts`` of a volume: ``tumours``,
+        each with ``centre_mm`` (z, y, x from the middle of the image), ``radii_mm`` and
+        ``volume_ml``, as drawn: an ellipsoid within the liver.
 
     Raises:
         ValueError: A number is out of its range.
@@ -72,14 +73,18 @@ def abdomen_ct(
         >>> phantom.names[1:3], phantom.spacing
         (('liver', 'tumour'), (5.9375, 5.9375))
     """
-    check_size(size)
+    check_size(size, (2, 3))
     check_range("noise_hu", noise_hu, 0, 1000)
     check_range("contrast", contrast, 0, 2)
+    check_range("artefacts", artefacts, 0, 10)
+    if len(size) == 3:
+        check_range("tumour", tumour, 0, 5)
+        return abdomen_volume(size, seed, noise_hu, contrast, artefacts, int(tumour))
     # Two streams, so that the patient is the same at any resolution.
     anatomy, rng = np.random.default_rng(seed).spawn(2)
     spacing = (_FIELD_MM / size[0], _FIELD_MM / size[1])
     mottle = smooth_noise(rng, size, 4 / min(spacing))
-    hu, labels = _draw_abdomen(anatomy, mottle, spacing, contrast, tumour)
+    hu, labels = _draw_abdomen(anatomy, mottle, spacing, contrast, bool(tumour))
 
     blur = [0.9 / step for step in spacing]  # the reconstruction kernel, 0.9 mm
     image = ndimage.gaussian_filter(hu, blur)
@@ -87,25 +92,16 @@ def abdomen_ct(
     # Filtered backprojection lets no slow noise through: a difference of two blurs.
     grain = ndimage.gaussian_filter(grain, 0.6) - ndimage.gaussian_filter(grain, 2.0)
     image += noise_hu * grain / grain.std()
-    return Phantom(
-        image.clip(-1024).astype(np.float32), labels, spacing, _ABDOMEN_NAMES
-    )
+    if artefacts:
+        beam = np.random.default_rng([seed, 1])
+        image += ray_artefacts(hu[None], spacing, artefacts, beam)[0]
+    return Phantom(image.clip(-1024).astype(np.float32), labels, spacing, ABDOMEN_NAMES)
 
 
 # What the abdomen is made of. x and y in mm from the middle of the image: x grows to
 # the patient's left, y to the back.
 
 _FIELD_MM = 380.0
-_ABDOMEN_NAMES = (
-    "background",
-    "liver",
-    "tumour",
-    "spleen",
-    "left kidney",
-    "right kidney",
-    "aorta",
-    "spine",
-)
 
 
 class _Slice:
@@ -152,7 +148,7 @@ class _Slice:
     def paint(self, where: Array, hu: Any, name: str = "background") -> None:
         """Set HU, a number or a map, and the label where the mask is true."""
         self.hu[where] = np.broadcast_to(hu, where.shape)[where]
-        self.labels[where] = _ABDOMEN_NAMES.index(name)
+        self.labels[where] = ABDOMEN_NAMES.index(name)
 
 
 def _draw_abdomen(
@@ -310,7 +306,7 @@ def _draw_spine_and_vessels(s: _Slice, level: dict[str, float]) -> None:
 
 
 def _draw_tumour(s: _Slice, level: dict[str, float]) -> None:
-    liver = s.labels == _ABDOMEN_NAMES.index("liver")
+    liver = s.labels == ABDOMEN_NAMES.index("liver")
     depth = ndimage.distance_transform_edt(liver, sampling=s.spacing)
     radius = min(s.rng.uniform(9, 20), 0.85 * depth.max())
     places = np.argwhere(depth >= radius)

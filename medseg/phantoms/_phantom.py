@@ -46,11 +46,13 @@ class Phantom(_Parts):
         return self
 
 
-def check_size(size: tuple[int, int]) -> None:
-    if len(size) != 2 or not all(int(n) == n and n >= 16 for n in size):
+def check_size(size: tuple[int, ...], axes: tuple[int, ...] = (2,)) -> None:
+    """Accept whole numbers of pixels, 16 or more along each of that many axes."""
+    if len(size) not in axes or not all(int(n) == n and n >= 16 for n in size):
+        forms = {2: "(height, width)", 3: "(depth, height, width)"}
+        wanted = " or ".join(forms[n] for n in axes)
         raise ValueError(
-            f"size must be (height, width) in whole pixels, each 16 or more, got "
-            f"{size}."
+            f"size must be {wanted} in whole pixels, each 16 or more, got {size}."
         )
 
 
