@@ -229,11 +229,14 @@ def train(
             if patience is not None and _epochs_since_best(records) >= patience:
                 break
             start = time.perf_counter()
-            learning_rate = float(optimizer.param_groups[0]["lr"])
             distributed.set_epoch(batches, epoch)
             if under_way is None:
-                begun, tally = random_state(generators), Tally()
-                todo: Batches = batches
+                rate = float(optimizer.param_groups[0]["lr"])
+                begun: dict[str, Any] = {
+                    "random": random_state(generators),
+                    "learning_rate": rate,
+                }
+                todo, tally = batches, Tally()
             else:
                 begun, tally = under_way["begun"], Tally(**under_way["tally"])
                 todo = _rest(batches, tally.batches, under_way, generators)
@@ -284,7 +287,7 @@ def train(
                     epoch,
                     *scores,
                     seconds,
-                    learning_rate,
+                    begun["learning_rate"],
                     per_class,
                     dict(result.scores),
                 )
@@ -338,7 +341,7 @@ def _rest(
     Those before are drawn and loaded again: so samplers and workers, whose own random
     numbers no checkpoint can hold, come to where they were.
     """
-    set_random_state(under_way["begun"], generators)
+    set_random_state(under_way["begun"]["random"], generators)
     batches = iter(loader)
     for _ in range(seen):
         next(batches)
