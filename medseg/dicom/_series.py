@@ -11,6 +11,7 @@ import pydicom
 from numpy.typing import NDArray
 from pydicom.errors import InvalidDicomError
 from pydicom.multival import MultiValue
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from medseg.volumes import Volume
 
@@ -122,6 +123,25 @@ def read_series(
             spaced, tilted, or differ in size or orientation (each is listed).
         ModuleNotFoundError: The pixels are compressed, and no decoder is installed.
     """
+    frames = series_frames(
+        folder,
+        uid=uid,
+        ignore_uids=ignore_uids,
+        allow_tilt=allow_tilt,
+        tolerance_mm=tolerance_mm,
+    )
+    return Volume(_stack(frames), frames_affine(frames), str(folder))
+
+
+def series_frames(
+    folder: str | Path,
+    *,
+    uid: str | None = None,
+    ignore_uids: bool = False,
+    allow_tilt: bool = False,
+    tolerance_mm: float = 0.02,
+) -> list[Frame]:
+    """The sorted slices of a series without their pixels; see :func:`read_series`."""
     folder = _folder(folder)
     series, passed_over = _group(p for p in sorted(folder.iterdir()) if p.is_file())
     found = [one for one in series if uid in (None, one.uid)]
@@ -138,13 +158,12 @@ def read_series(
             f"{folder} holds {len(found)} series; give uid= of one of them, or "
             f"ignore_uids=True if they are slices of one scan:\n  {listed}"
         )
-    frames = sort_frames(
+    return sort_frames(
         [frame for one in found for path in one.files for frame in read_frames(path)],
         name=str(folder),
         allow_tilt=allow_tilt,
         tolerance_mm=tolerance_mm,
     )
-    return Volume(_stack(frames), frames_affine(frames), str(folder))
 
 
 def read_frames(path: Path) -> list[Frame]:
@@ -248,12 +267,30 @@ def read_header(path: Path, *, pixels: bool = False) -> pydicom.Dataset:
     try:
         return pydicom.dcmread(path, stop_before_pixels=not pixels)
     except InvalidDicomError:
-        raise
+        if path.suffix.lower() not in (".dcm", ".ima"):
+            raise
+        return _read_bare(path, pixels)
     except Exception as error:  # damage shows as many kinds of error
         raise ValueError(
             f"{path} is damaged or cut off ({type(error).__name__}: {error}). Get it "
             "again, or leave the series out."
         ) from error
+
+
+def _read_bare(path: Path, pixels: bool) -> pydicom.Dataset:
+    """Read an old file that begins with its data set, without preamble and meta."""
+    try:
+        dataset = pydicom.dcmread(path, stop_before_pixels=not pixels, force=True)
+    except Exception as error:  # text that is called .dcm, for instance
+        raise InvalidDicomError(f"{path} is no DICOM file") from error
+    if "SOPClassUID" not in dataset:
+        raise InvalidDicomError(f"{path} is no DICOM file")
+    if "TransferSyntaxUID" not in dataset.file_meta:
+        implicit, _ = dataset.original_encoding
+        dataset.file_meta.TransferSyntaxUID = (
+            ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
+        )
+    return dataset
 
 
 def _group(paths: Iterable[Path]) -> tuple[list[Series], list[str]]:

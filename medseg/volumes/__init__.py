@@ -21,6 +21,7 @@ from medseg.volumes._files import (
     write_itk,
     write_nifti,
     write_volume,
+    write_whole,
 )
 from medseg.volumes._grid import (
     crop,
@@ -67,6 +68,7 @@ __all__ = [  # noqa: RUF022 - in the order of use
     "read_itk",
     "write_itk",
     "to_labels",
+    "write_whole",
     "reorient",
     "foreground_box",
     "crop",
