@@ -171,8 +171,8 @@ def test_a_network_with_same_padding_needs_no_tiles():
         overlap_tile(UNet(1, 1, widths=(1, 1)), torch.zeros(1, 1, 8, 8))
 
 
-def test_tiles_are_of_images_and_at_least_one_at_a_time():
-    with pytest.raises(ValueError, match=r"takes images \(B, C, H, W\)"):
+def test_tiles_are_for_the_axes_of_the_network_and_at_least_one_at_a_time():
+    with pytest.raises(ValueError, match=r"must have 4 axes \(B, C, H, W\)"):
         overlap_tile(valid_network(), torch.zeros(1, 1, 8, 8, 8), tile=44)
     with pytest.raises(ValueError, match="batch_size must be at least 1"):
         overlap_tile(valid_network(), torch.zeros(1, 1, 8, 8), tile=44, batch_size=0)

@@ -155,12 +155,11 @@ def sliding_window(
                     [along[n] for along, n in zip(starts, place[1:], strict=True)]
                     for place in batch
                 ]
-                patches = torch.cat(
-                    [
-                        _cut(images[place[0]], corner, window, patch)
-                        for place, corner in zip(batch, corners, strict=True)
-                    ]
-                )  # (windows, C, *patch)
+                cuts = [
+                    _cut(images[place[0]], corner, window, patch)
+                    for place, corner in zip(batch, corners, strict=True)
+                ]
+                patches = torch.cat(cuts) if len(cuts) > 1 else cuts[0]
                 logits = run_network(model, patches.to(device_of(model, images)))
                 _check_size(logits, patch, model)
                 logits = _uncut(logits, window, patch).to(where, dtype)

@@ -1,5 +1,6 @@
 """Overlap-tile: whole images from a network of valid convolutions."""
 
+from collections.abc import Sequence
 from itertools import product
 from typing import Any
 
@@ -23,13 +24,14 @@ def overlap_tile(
 
     Args:
         model: A network with ``output_size(n)``, the size of the output for an input
-            of size n, and ``stride``, the product of its poolings: ``UNet2015``.
-        images: ``(B, C, H, W)``, floating point, any H and W.
-        tile: Height and width of a tile, a size that the network takes.
+            of size n, and ``stride``, the product of its poolings: ``UNet2015``, or
+            ``UNet3D`` for volumes.
+        images: ``(B, C, H, W)`` or ``(B, C, D, H, W)``, floating point, any size.
+        tile: Height and width of a tile (and depth), a size that the network takes.
         batch_size: Tiles that pass through the network together, for each image.
 
     Returns:
-        Probabilities ``(B, K, H, W)``, float32, as from ``predict_probabilities``.
+        Probabilities ``(B, K, *spatial)``, float32, as ``predict_probabilities``.
 
     Raises:
         TypeError: The network has no ``output_size`` and ``stride``, or the images
@@ -48,10 +50,6 @@ def overlap_tile(
             "large as its images, use predict_probabilities."
         )
     check_batch(images)
-    if images.ndim != 4:
-        raise ValueError(
-            f"overlap_tile takes images (B, C, H, W), got {tuple(images.shape)}."
-        )
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
     centre = model.output_size(tile)
@@ -61,27 +59,33 @@ def overlap_tile(
             f"of {model.stride}. Take a larger tile: {tile + model.stride} or more."
         )
     margin = (tile - centre) // 2
-    height, width = images.shape[2:]
-    rows = _tile_starts(height, centre, model.stride)
-    columns = _tile_starts(width, centre, model.stride)
-    row_index = _mirror_index(height, margin, rows[-1] + tile, images.device)
-    column_index = _mirror_index(width, margin, columns[-1] + tile, images.device)
-    mirrored = images[:, :, row_index][:, :, :, column_index]
+    size = images.shape[2:]
+    starts = [_tile_starts(length, centre, model.stride) for length in size]
+    mirrored = images
+    for axis, (length, along) in enumerate(zip(size, starts, strict=True), start=2):
+        index = _mirror_index(length, margin, along[-1] + tile, images.device)
+        mirrored = mirrored.index_select(axis, index)
 
-    starts = list(product(rows, columns))
+    corners = list(product(*starts))
     whole = images.new_empty(0)
-    for first in range(0, len(starts), batch_size):
-        batch = starts[first : first + batch_size]
-        tiles = torch.cat(
-            [mirrored[:, :, y : y + tile, x : x + tile] for y, x in batch]
-        )  # (tiles * B, C, tile, tile)
+    for first in range(0, len(corners), batch_size):
+        batch = corners[first : first + batch_size]
+        tiles = torch.cat([_box(mirrored, corner, tile) for corner in batch])
         centres = predict_probabilities(model, tiles)  # (tiles * B, K, centre, centre)
         if whole.ndim == 1:
-            whole = centres.new_empty(len(images), centres.shape[1], height, width)
-        for (y, x), part in zip(batch, centres.split(len(images)), strict=True):
-            part = part[:, :, : height - y, : width - x]  # past the image: not needed
-            whole[:, :, y : y + centre, x : x + centre] = part
+            whole = centres.new_empty(len(images), centres.shape[1], *size)
+        for corner, part in zip(batch, centres.split(len(images)), strict=True):
+            target = _box(whole, corner, centre)
+            target.copy_(_box(part, [0] * len(size), target.shape[2:]))
     return whole
+
+
+def _box(values: Tensor, corner: Sequence[int], size: int | Sequence[int]) -> Tensor:
+    """A view of the pixels from a corner on, no farther than the values go."""
+    sizes = [size] * len(corner) if isinstance(size, int) else size
+    for axis, (start, length) in enumerate(zip(corner, sizes, strict=True), start=2):
+        values = values.narrow(axis, start, min(length, values.shape[axis] - start))
+    return values
 
 
 def _tile_starts(size: int, centre: int, stride: int) -> list[int]:
