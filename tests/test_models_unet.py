@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from medseg.models.unet import UNet, UNet2015, he_init
+from medseg.models.layers import he_init
+from medseg.models.unet import UNet, UNet2015
 
 NARROW = (2, 3, 5)
 

@@ -37,7 +37,7 @@ from medseg.models.layers import (
     ASPP,
     BackboneNorm,
     conv_norm_relu,
-    init_convs,
+    he_init,
     separable_conv,
 )
 from medseg.models.vgg import vgg16_features
@@ -142,11 +142,11 @@ def fully_connected(
 
 
 def init_head(head: nn.Module) -> None:
-    """As ``init_convs``, but the last convolution starts near zero.
+    """As ``he_init``, but the last convolution starts near zero.
 
     So all classes start about equally likely.
     """
-    init_convs(head)
+    he_init(head)
     *_, last = (conv for conv in head.modules() if isinstance(conv, nn.Conv2d))
     nn.init.normal_(last.weight, std=0.01)
 
@@ -395,7 +395,7 @@ class DeepLabV3(nn.Module):
             norm=norm,
         )
         self.head = nn.Conv2d(channels, out_channels, 1)
-        init_convs(self.aspp)
+        he_init(self.aspp)
         init_head(self.head)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -506,7 +506,7 @@ class DeepLabV3Plus(nn.Module):
         )
         self.head = nn.Conv2d(channels, out_channels, 1)
         for part in (self.aspp, self.reduce, self.refine):
-            init_convs(part)
+            he_init(part)
         init_head(self.head)
 
     def forward(self, images: Tensor) -> Tensor:

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medseg.checks import check_choice, check_images
-from medseg.models.layers import crop_end, norm_layer, pad_to_stride
-from medseg.models.unet import CONV, Norm, he_init
+from medseg.models.layers import crop_end, he_init, norm_layer, pad_to_stride
+from medseg.models.unet import CONV, Norm
 
 
 class HighResBlock(nn.Module):

@@ -6,7 +6,7 @@
     ImagePooling, ASPP           DeepLab's view at several scales at once
     bilinear_kernel              weights that interpolate
     BilinearUpConv               FCN's up-convolution, which starts from them
-    init_convs                   how convolutions start
+    he_init                      how convolutions start
     pad_to_stride, crop_end      any image size for networks that halve it
     norm_layer                   the choice of norm in 2D and 3D
 
@@ -229,17 +229,26 @@ class ASPP(nn.Module):
         return self.project(torch.cat(views, dim=1))
 
 
-def init_convs(network: nn.Module) -> None:
-    """Draw all convolutions from N(0, 2 / N), N the inputs of one output; biases 0.
+def he_init(network: nn.Module) -> None:
+    """Draw the weights of all convolutions from N(0, 2 / N); set biases to 0.
+
+    N counts the inputs of one neuron. In an up-convolution whose kernel is as large
+    as its stride, one output has one tap, and N is the number of input channels;
+    ``torch.nn.init.kaiming_normal_`` would count all taps of the output channels.
 
     Source:
-        he2015delving.
+        he2015delving; ronneberger2015unet, section 3.
     """
     for layer in network.modules():
-        if isinstance(layer, nn.Conv2d):
-            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
+        if isinstance(layer, (nn.ConvTranspose2d, nn.ConvTranspose3d)):
+            inputs = layer.in_channels
+        elif isinstance(layer, (nn.Conv2d, nn.Conv3d)):
+            inputs = layer.in_channels // layer.groups * math.prod(layer.kernel_size)
+        else:
+            continue
+        nn.init.normal_(layer.weight, std=math.sqrt(2 / inputs))
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)
 
 
 def pad_to_stride(images: Tensor, stride: Sequence[int]) -> Tensor:

@@ -23,8 +23,8 @@ import torch
 from torch import Tensor, nn
 
 from medseg.checks import as_spacing, check_choice, check_images
-from medseg.models.layers import crop_end, pad_to_stride
-from medseg.models.unet import CONV, INSTANCE_NORM, UP_CONV, check_channels
+from medseg.models.layers import crop_end, norm_layer, pad_to_stride
+from medseg.models.unet import CONV, UP_CONV, check_channels
 
 Size = tuple[int, ...]
 AVG_POOL: dict[int, Any] = {2: nn.AvgPool2d, 3: nn.AvgPool3d}
@@ -40,7 +40,7 @@ def conv_norm(
     padding = tuple(size // 2 for size in kernel)
     return nn.Sequential(
         conv(in_channels, out_channels, kernel, stride or 1, padding),
-        INSTANCE_NORM[dims](out_channels, affine=True),
+        norm_layer("instance", out_channels, dims),
     )
 
 
@@ -85,7 +85,7 @@ class ResidualBlock(nn.Module):
             self.shortcut.append(
                 CONV[dims](in_channels, out_channels, 1, bias=False),
             )
-            self.shortcut.append(INSTANCE_NORM[dims](out_channels, affine=True))
+            self.shortcut.append(norm_layer("instance", out_channels, dims))
         self.relu = nn.LeakyReLU(SLOPE, inplace=True)
 
     def start_as_identity(self) -> None:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from medseg.checks import check_choice, check_images
-from medseg.models.layers import BackboneNorm, init_convs, make_norm
+from medseg.models.layers import BackboneNorm, he_init, make_norm
 from medseg.models.weights import Weights, load_weights
 
 
@@ -231,7 +231,7 @@ class ResNet(nn.Module):
             stages.append(nn.Sequential(*layers))
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
         self.fc = None if num_classes is None else nn.Linear(channels, num_classes)
-        init_convs(self)
+        he_init(self)
         if weights is not None:
             new_classes = weights == "imagenet" and num_classes != 1000
             load_weights(

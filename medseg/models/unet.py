@@ -9,23 +9,20 @@ Layers are created in the order encoder (fine to coarse), up-convolutions, decod
 (both coarse to fine), head; ``course.assert_same`` pairs weights by this order.
 """
 
-import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from medseg.checks import check_choice, check_images
+from medseg.models.layers import crop_end, he_init, norm_layer, pad_to_stride
 
 Norm = Literal["batch", "instance", "group"] | None
 CONV = {2: nn.Conv2d, 3: nn.Conv3d}
 UP_CONV = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 MAX_POOL = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
-BATCH_NORM = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
-INSTANCE_NORM = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
 
 
 def double_conv(
@@ -39,12 +36,8 @@ def double_conv(
         layers.append(
             CONV[spatial_dims](channels, out_channels, 3, padding=1, bias=bias)
         )
-        if norm == "batch":
-            layers.append(BATCH_NORM[spatial_dims](out_channels))
-        elif norm == "instance":
-            layers.append(INSTANCE_NORM[spatial_dims](out_channels, affine=True))
-        elif norm == "group":
-            layers.append(nn.GroupNorm(math.gcd(8, out_channels), out_channels))
+        if norm is not None:
+            layers.append(norm_layer(norm, out_channels, spatial_dims))
         layers.append(nn.ReLU(inplace=True))
     return nn.Sequential(*layers)
 
@@ -126,7 +119,7 @@ class UNet(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Map images ``(B, C, *spatial)`` to logits ``(B, K, *spatial)``."""
         check_images(images, self.in_channels, self.spatial_dims)
-        x = self._pad(images)
+        x = pad_to_stride(images, (self.stride,) * self.spatial_dims)
         skips: list[Tensor] = []
         for convs in self.encoder:
             if skips:
@@ -139,18 +132,7 @@ class UNet(nn.Module):
             x = torch.cat([skips.pop(), x], dim=1)  # channels doubled again
             x = convs(x)  # back to the width of this scale
         logits = self.head(x)  # (B, K, padded H, padded W)
-        for axis, size in enumerate(images.shape[2:], start=2):
-            logits = logits.narrow(axis, 0, size)
-        return logits  # (B, K, H, W)
-
-    def _pad(self, images: Tensor) -> Tensor:
-        """Repeat the last row and column until the size suits all scales."""
-        sizes = images.shape[2:]
-        padding = [-size % self.stride for size in sizes]
-        if all(size <= self.stride for size in sizes):
-            padding[-1] += self.stride
-        ends = [end for after in reversed(padding) for end in (0, after)]
-        return F.pad(images, ends, mode="replicate")
+        return crop_end(logits, images.shape[2:])  # (B, K, H, W)
 
 
 def valid_convs(in_channels: int, out_channels: int) -> nn.Sequential:
@@ -317,25 +299,3 @@ def check_channels(in_channels: int, out_channels: int, widths: Sequence[int]) -
             "in_channels, out_channels and widths must be at least 1, got "
             f"{in_channels}, {out_channels} and {tuple(widths)}."
         )
-
-
-def he_init(network: nn.Module) -> None:
-    """Draw the weights of all convolutions from N(0, 2 / N); set biases to 0.
-
-    N counts the inputs of one neuron. In an up-convolution whose kernel is as large
-    as its stride, one output has one tap, and N is the number of input channels;
-    ``torch.nn.init.kaiming_normal_`` would count all taps of the output channels.
-
-    Source:
-        he2015delving; ronneberger2015unet, section 3.
-    """
-    for layer in network.modules():
-        if isinstance(layer, (nn.ConvTranspose2d, nn.ConvTranspose3d)):
-            inputs = layer.in_channels
-        elif isinstance(layer, (nn.Conv2d, nn.Conv3d)):
-            inputs = layer.in_channels * math.prod(layer.kernel_size)
-        else:
-            continue
-        nn.init.normal_(layer.weight, std=math.sqrt(2 / inputs))
-        if layer.bias is not None:
-            nn.init.zeros_(layer.bias)

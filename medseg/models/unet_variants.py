@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medseg.checks import check_choice, check_images
-from medseg.models.layers import crop_end, norm_layer, pad_to_stride
+from medseg.models.layers import crop_end, he_init, norm_layer, pad_to_stride
 from medseg.models.unet import (
     CONV,
     MAX_POOL,
@@ -27,7 +27,6 @@ from medseg.models.unet import (
     Norm,
     check_channels,
     double_conv,
-    he_init,
 )
 
 LINEAR = {2: "bilinear", 3: "trilinear"}

@@ -13,7 +13,7 @@ from medseg.checks import check_choice, check_images
 from medseg.models.layers import (
     BackboneNorm,
     conv_norm_relu,
-    init_convs,
+    he_init,
     make_norm,
     separable_conv,
 )
@@ -155,7 +155,7 @@ class Xception(nn.Module):
         for width in plan.tail:
             self.tail.append(separable_conv(channels, width, rate=rate, norm=norm))
             channels = width
-        init_convs(self)
+        he_init(self)
         if weights is not None:
             load_weights(self, weights, architecture=name, first_conv="conv1.0")
 
