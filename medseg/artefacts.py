@@ -4,7 +4,6 @@
     bias_field      uneven sensitivity of the receiving coil, MRI
     ghosting        faint copies along one axis, from motion in rhythm, MRI
     gamma           a bent grey scale, any image
-    window          HU to 0..1 between two values, CT
 
 All take arrays ``(*spatial)``, 2D or 3D, and return new ones. What has chance in it
 takes a generator: the same generator, the same result. ``medseg.transforms`` makes
@@ -133,11 +132,9 @@ def ghosting(
     spectrum = np.fft.rfft(image, axis=axis)
     k = np.arange(spectrum.shape[axis])
     lines = 1 + strength * np.cos(2 * np.pi * k * num_ghosts / length)
-    return np.fft.irfft(
-        np.moveaxis(np.moveaxis(spectrum, axis, -1) * lines, -1, axis),
-        n=length,
-        axis=axis,
-    ).astype(np.float32)
+    changed = np.moveaxis(np.moveaxis(spectrum, axis, -1) * lines, -1, axis)
+    ghosts = np.fft.irfft(changed, n=length, axis=axis).astype(np.float32)
+    return ghosts if (image < 0).any() else np.abs(ghosts)
 
 
 def gamma(image: Array, exponent: float) -> NDArray[np.float32]:
@@ -163,29 +160,6 @@ def gamma(image: Array, exponent: float) -> NDArray[np.float32]:
     if low == high:
         return image.copy()
     return low + (high - low) * ((image - low) / (high - low)) ** np.float32(exponent)
-
-
-def window(image: Array, width: float, level: float) -> NDArray[np.float32]:
-    """HU to 0..1: 0 at and below level - width / 2, 1 at and above level + width / 2.
-
-    Args:
-        image: In HU.
-        width: Of the window in HU, above 0: 400 for the abdomen, 1500 for lungs.
-        level: Its middle in HU: 40 for the abdomen, -600 for lungs.
-
-    Returns:
-        An array of the same shape, float32.
-
-    Raises:
-        ValueError: ``width`` is not positive.
-
-    Example:
-        >>> window(np.array([-160.0, 40, 140, 999]), 400, 40)
-        array([0.  , 0.5 , 0.75, 1.  ], dtype=float32)
-    """
-    _check(width > 0, f"the window's width must be above 0 HU, got {width}.")
-    scaled = (np.asarray(image, np.float32) - np.float32(level - width / 2)) / width
-    return scaled.clip(0, 1).astype(np.float32)
 
 
 def _check(fine: bool, message: str) -> None:
