@@ -34,6 +34,7 @@ from medseg.datasets._registry import data_root, info, names
 from medseg.datasets._samples import CaseDataset, MedicalImageDataset
 from medseg.datasets._scans import chaos_cases, decathlon_cases
 from medseg.datasets._splits import SplitRow, make_split, read_split, write_split
+from medseg.datasets._volumes import VolumeDataset
 
 __all__ = [
     "CaseDataset",
@@ -44,6 +45,7 @@ __all__ = [
     "MedicalImageDataset",
     "SplitRow",
     "VolumeCase",
+    "VolumeDataset",
     "chaos_cases",
     "data_root",
     "decathlon_cases",

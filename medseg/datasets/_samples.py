@@ -87,7 +87,8 @@ class MedicalImageDataset(SeededDataset):
         cache: bool = False,
         seed: int | None = None,
     ) -> None:
-        _check_options(num_classes, channels)
+        check_classes(num_classes)
+        check_choice(channels, "channels", (3, 1))
         super().__init__(seed)
         self.image_paths, self.mask_paths = pair_files(images_dir, masks_dir, pattern)
         self.transform = transform
@@ -177,7 +178,8 @@ class CaseDataset(SeededDataset):
         channels: int = 3,
         seed: int | None = None,
     ) -> None:
-        _check_options(num_classes, channels)
+        check_classes(num_classes)
+        check_choice(channels, "channels", (3, 1))
         super().__init__(seed)
         if not cases:
             raise ValueError("there are no cases: a data set needs at least one.")
@@ -222,10 +224,10 @@ def _sample(
         seed = dataset._seed_of(index)
         reseed(dataset.transform, seed, always=dataset.seed is not None)
         result = dataset.transform(**result)
-    pixels, labels = result["image"], _tensor(result["mask"])
+    pixels, labels = result["image"], as_tensor(result["mask"])
     if not isinstance(pixels, Tensor):  # no ToTensorV2 at the end
         pixels = pixels if pixels.ndim == 3 else pixels[..., None]
-        pixels = _tensor(pixels.transpose(2, 0, 1))  # (C, H, W)
+        pixels = as_tensor(pixels.transpose(2, 0, 1))  # (C, H, W)
     pixels = pixels / 255 if pixels.dtype == torch.uint8 else pixels.float()
     if labels.shape != pixels.shape[1:]:
         raise ValueError(
@@ -253,16 +255,17 @@ def binary_target(labels: Tensor) -> Tensor:
     return labels.float().unsqueeze(0)
 
 
-def _tensor(array: Any) -> Tensor:
+def as_tensor(array: Any) -> Tensor:
+    """Return a tensor of its own memory for an array, a tensor as it is."""
     if isinstance(array, Tensor):
         return array
     return torch.from_numpy(np.array(array, order="C"))  # also of negative strides
 
 
-def _check_options(num_classes: int, channels: int) -> None:
+def check_classes(num_classes: int) -> None:
+    """Accept a number of classes, from 1 (binary) to 256."""
     if not isinstance(num_classes, int) or not 1 <= num_classes <= 256:
         raise ValueError(
             "num_classes must be a whole number from 1 (binary) to 256, got "
             f"{num_classes!r}."
         )
-    check_choice(channels, "channels", (3, 1))

@@ -58,9 +58,9 @@ def make_split(
         >>> patients = {"a1": "a", "a2": "a", "b1": "b", "c1": "c", "d1": "d"}
         >>> for row in make_split(patients, "demo", val=0.2, test=0.2):
         ...     print(row.id, row.group, row.split)
-        a1 a train
-        a2 a train
-        b1 b test
+        a1 a test
+        a2 a test
+        b1 b train
         c1 c val
         d1 d train
     """
