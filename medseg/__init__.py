@@ -37,6 +37,7 @@ __all__ = [  # noqa: RUF022 - in the order of the layers
     "training",
     "plots",
     "course",
+    "ledger",
     "commands",
     "cli",
 ]

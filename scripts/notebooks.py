@@ -7,7 +7,8 @@ usage: python scripts/notebooks.py run [--stale] [NOTEBOOK ...]
 run      executes notebooks from top to bottom, stores their outputs, writes the
          measured run time into the head, and records in the metadata a hash of the
          code, the versions, the device and the date. A notebook whose cell fails is
-         left as it was. The figure of a cell tagged ``picture`` goes to book/static.
+         left as it was. The figure of a cell tagged ``picture`` goes to book/static,
+         and the rows that the chapter adds to the common table to medseg/results.
          --stale runs only those whose code has changed since.
 check    fails when code has changed after the recorded run, or a file is not in the
          normal form (stable metadata, no widgets, no timings).
@@ -22,6 +23,7 @@ import os
 import platform
 import re
 import sys
+import tempfile
 import time
 import tomllib
 from datetime import date
@@ -34,6 +36,7 @@ import yaml
 from nbclient import NotebookClient
 
 ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "medseg" / "results"
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 NAMES_ADDRESS = ("*.md", "LICENSE-TEXT", "CITATION.cff", "pyproject.toml", "book/*.md")
 CELL_METADATA = ("tags", "mystnb")
@@ -121,12 +124,20 @@ def run(path: Path) -> None:
         kernel_name="python3",
         resources={"metadata": {"path": str(path.parent)}},
     )
+    environment = {**os.environ}
+    ledger = tempfile.TemporaryDirectory()
+    if os.environ.get("MEDSEG_DATA") and profile != "quick":
+        environment["MEDSEG_LEDGER"] = ledger.name
     start = time.perf_counter()
-    with client.setup_kernel():
+    with ledger, client.setup_kernel(env=environment):
         for index, cell in enumerate(notebook.cells):
             client.execute_cell(cell, index)
         seconds = time.perf_counter() - start
         facts = kernel_facts(client)
+        kept = {
+            file.name: json.loads(file.read_text())["rows"]
+            for file in Path(ledger.name).iterdir()
+        }
     strip_noise(notebook)
     minutes = f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.1f} min"
     text = (
@@ -159,6 +170,9 @@ def run(path: Path) -> None:
         },
     }
     write(normalise(notebook), path)
+    for name, rows in kept.items():
+        content = {"record": notebook.metadata["medseg"], "rows": rows}
+        write_text(json.dumps(content, indent=1) + "\n", RESULTS / name)
     export_picture(notebook, path)
     print(f"{path.name}: {text}", flush=True)
 
@@ -205,6 +219,11 @@ def check(paths: list[Path]) -> int:
         notebook = read(path)
         if is_stale(notebook):
             faults.append(f"{path}: the code has changed since its recorded run")
+        ledger = RESULTS / f"thread_{path.name[:2]}.json"
+        if ledger.is_file():
+            record = json.loads(ledger.read_text(encoding="utf-8"))["record"]
+            if record != notebook.metadata.get("medseg"):
+                faults.append(f"{ledger}: not of the recorded run of {path}")
         if path.read_text(encoding="utf-8") != text_of(normalise(notebook)):
             faults.append(f"{path}: not in the normal form")
     for fault in faults:

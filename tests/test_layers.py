@@ -24,6 +24,7 @@ LAYERS = [
     ["export", "report", "logs"],
     ["recipes", "commands"],
     ["course", "cli"],
+    ["ledger"],
     ["__main__"],
 ]
 LAYER = {name: depth for depth, names in enumerate(LAYERS) for name in names}
