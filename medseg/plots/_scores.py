@@ -143,7 +143,7 @@ def paired_differences(
         values = values[~np.isnan(values)]
         ax.plot(
             values,
-            row - 0.12 + 0.55 * _spread(values),
+            row + 0.14 + 0.5 * _spread(values),
             "o",
             color=OKABE_ITO[4],
             ms=4,
@@ -152,10 +152,10 @@ def paired_differences(
             label="one image" if row == 0 else None,
         )
         # Above the dots, and black: the mean is what the eye should find.
-        ax.plot([interval.low, interval.high], [row - 0.38] * 2, color="black", lw=2.5)
+        ax.plot([interval.low, interval.high], [row - 0.18] * 2, color="black", lw=2.5)
         ax.plot(
             interval.mean,
-            row - 0.38,
+            row - 0.18,
             "D",
             color="black",
             ms=6,
@@ -164,7 +164,7 @@ def paired_differences(
     ax.axvline(0, color="0.4", lw=1.2, ls="--", zorder=0)
     names = [f"{name}\n(n = {intervals[name].n})" for name in differences]
     ax.set_yticks(range(len(names)), names)
-    ax.set(ylim=(len(names) - 0.4, -0.7), xlabel=label)
+    ax.set(ylim=(len(names) - 0.4, -0.6), xlabel=label)
     if sides is not None:
         for side, x, align in (
             (f"← {sides[0]}", 0.0, "left"),
