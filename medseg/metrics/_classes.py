@@ -1,6 +1,7 @@
 """Scores of label maps, from one confusion matrix."""
 
 from math import nan
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -34,12 +35,7 @@ def confusion_matrix(
                [0, 0, 1]])
     """
     pred_labels, truth_labels = as_label_pair(pred, truth)
-    top = int(max(pred_labels.max(), truth_labels.max()))
-    if top >= num_classes:
-        raise ValueError(
-            f"labels must lie in 0..{num_classes - 1} for num_classes={num_classes}, "
-            f"got {top}. Count the background as a class."
-        )
+    check_label_pair(pred_labels, truth_labels, num_classes)
     pairs = num_classes * truth_labels.ravel() + pred_labels.ravel()
     counts = np.bincount(pairs, minlength=num_classes**2)
     return counts.reshape(num_classes, num_classes).astype(np.int64)
@@ -80,11 +76,26 @@ def dice_per_class(
 def as_label_pair(
     pred: ArrayLike | Tensor, truth: ArrayLike | Tensor
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return two label maps of one shape as int64."""
     pred_labels, truth_labels = as_label_map(pred, "pred"), as_label_map(truth, "truth")
-    if pred_labels.shape != truth_labels.shape:
-        raise ValueError(
-            f"label maps differ in shape: pred {pred_labels.shape} and truth "
-            f"{truth_labels.shape}. Resize the prediction to the reference, with "
-            "nearest neighbours."
-        )
+    check_label_pair(pred_labels, truth_labels)
     return pred_labels, truth_labels
+
+
+def check_label_pair(
+    pred: NDArray[Any], truth: NDArray[Any], num_classes: int | None = None
+) -> None:
+    """Accept label maps of one shape, with labels below ``num_classes``."""
+    if pred.shape != truth.shape:
+        raise ValueError(
+            f"label maps differ in shape: pred {pred.shape} and truth {truth.shape}. "
+            "Resize the prediction to the reference, with nearest neighbours."
+        )
+    if num_classes is None:
+        return
+    top = int(max(pred.max(), truth.max()))
+    if top >= num_classes:
+        raise ValueError(
+            f"labels must lie in 0..{num_classes - 1} for num_classes={num_classes}, "
+            f"got {top}. Count the background as a class."
+        )
