@@ -173,7 +173,8 @@ def read_frames(path: Path) -> list[Frame]:
         ValueError: A tag that the geometry needs is missing or has no valid value.
     """
     header = read_header(path)
-    if int(header.get("SamplesPerPixel") or 1) != 1:
+    palette = header.get("PhotometricInterpretation") == "PALETTE COLOR"
+    if palette or int(header.get("SamplesPerPixel") or 1) != 1:
         raise ValueError(
             f"{path} is a colour image; expected the grey values of a scan. Leave it "
             "out (it may be a screenshot)."
@@ -308,7 +309,7 @@ def _group(paths: Iterable[Path]) -> tuple[list[Series], list[str]]:
             continue
         modality = str(header.get("Modality", ""))
         if modality in _NO_IMAGES or "Rows" not in header:
-            passed_over.append(f"{path.name} ({modality or 'no image'})")
+            passed_over.append(f"{path.name} ({modality or 'object'} without image)")
             continue
         key = (path.parent, str(header.get("SeriesInstanceUID") or ""))
         groups[key].append(path)

@@ -82,7 +82,7 @@ def read_nifti(path: str | Path) -> Volume:
     """
     path = _existing(path)
     try:
-        image: Any = nib.load(path)
+        image: Any = nib.load(path, mmap=False)  # no file stays open behind the array
         if not isinstance(image, nib.Nifti1Pair):
             raise ImageFileError("another format than NIfTI")
         voxels = _voxels(image)
@@ -283,7 +283,7 @@ def _voxels(image: Any) -> NDArray[Any]:
     scaled = (stored.slope, stored.inter) != (1, 0)
     if scaled and stored.dtype.kind in "ui":
         return image.get_fdata(dtype=np.float32, caching="unchanged")
-    values = np.array(stored)  # a copy: no file stays open behind the array
+    values = np.asanyarray(stored)
     if not values.dtype.isnative:
         values = values.astype(values.dtype.newbyteorder("="))
     return values

@@ -385,8 +385,13 @@ class _Mapping:
         ``around``.
         """
         result = values.astype(np.float32) - around
+        shape = [
+            len(range(n)[part]) for n, part in zip(self.shape, region, strict=True)
+        ]
+        if 0 in shape:
+            return np.zeros(shape, np.float32)
         if not self.parallel:
-            return self._oblique(result, order, box, region) + around
+            return self._oblique(result, order, box, region, shape) + around
         for axis in range(3):
             along = 0 if axis == self.nearest_axis else order
             coordinates = self.coordinates(axis, region[axis])
@@ -403,21 +408,25 @@ class _Mapping:
         return result + around
 
     def _oblique(
-        self, values: NDArray[np.float32], order: int, box: Box, region: Box
+        self,
+        values: NDArray[np.float32],
+        order: int,
+        box: Box,
+        region: Box,
+        shape: Sequence[int],
     ) -> NDArray[np.float32]:
         first = np.array([part.start or 0 for part in region])
-        shape = [
-            len(range(size)[part])
-            for size, part in zip(self.shape, region, strict=True)
-        ]
-        if 0 in shape:
-            return np.zeros(shape, np.float32)
         linear = self.matrix[:3, :3]
         offset = linear @ first + self.matrix[:3, 3]
-        whole = box == _EVERYWHERE
-        if not whole:  # a border of 0 that does not fade in
-            values = np.pad(values, 1)
-            offset = offset - [part.start - 1 for part in box]
+        if box != _EVERYWHERE:
+            # Around the box is 0, but the edge of the source goes on as it is.
+            borders = [
+                (int(part.start > 0), int(part.stop < size))
+                for part, size in zip(box, self.source_shape, strict=True)
+            ]
+            values = np.pad(values, borders)
+            starts = [part.start for part in box]
+            offset = offset - starts + [before for before, _ in borders]
         return ndimage.affine_transform(
             values, linear, offset, shape, np.float32, order, mode="nearest"
         )
