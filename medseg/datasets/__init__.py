@@ -23,6 +23,7 @@ from medseg.datasets._images import (
     montgomery_cases,
     vnc_cases,
 )
+from medseg.datasets._leaks import Leak, find_leaks, image_hash
 from medseg.datasets._public import (
     download,
     find,
@@ -42,6 +43,7 @@ __all__ = [
     "DatasetInfo",
     "Download",
     "ImageCase",
+    "Leak",
     "MedicalImageDataset",
     "SplitRow",
     "VolumeCase",
@@ -52,6 +54,8 @@ __all__ = [
     "download",
     "dsb2018_cases",
     "find",
+    "find_leaks",
+    "image_hash",
     "info",
     "is_available",
     "isbi2012_cases",
