@@ -264,7 +264,8 @@ def _in_slice(
             f"{index[:, 0].max():.2f} of 0..{grid.spatial_shape[0] - 1}; expected it "
             f"in one slice of {grid}. Give the series that it was drawn on."
         )
-    return depth, index[:, 1:]
+    # Rounded, so that a point on a pixel's centre is not just beside it.
+    return depth, np.round(index[:, 1:], 3)
 
 
 def _reference(frame: Frame) -> Dataset:
