@@ -52,6 +52,18 @@ examples:
   medseg predict medseg_demo/best_model.pth medseg_demo/test/images --out predicted
   medseg evaluate predicted medseg_demo/test/masks"""
 
+EXPORT_HELP = """\
+Write a network as ONNX or as a program of torch.export, with what must be known to use
+it: names of channels and classes, size and intensities of the images.
+
+Exit status 1 if the file and the network disagree by more than 1e-4."""
+
+EXPORT_EXAMPLES = """\
+examples:
+  medseg export best_model.pth --format onnx --out cells.onnx --check
+  medseg export best_model.pth --format program --class-names cell
+  medseg export --verify cells.onnx"""
+
 DESCRIBE_EXAMPLES = """\
 examples:
   medseg describe
@@ -62,7 +74,9 @@ DATASETS_EXAMPLES = """\
 examples:
   medseg datasets list
   medseg datasets info dsb2018
-  medseg datasets get dsb2018 --dir ~/data"""
+  medseg datasets get dsb2018 --dir ~/data
+  medseg datasets check-split train test --group '(P[0-9]+)_'
+  medseg datasets check-split images --split split.csv"""
 
 DOCTOR_EXAMPLES = """\
 examples:
@@ -93,6 +107,11 @@ TEXTS = {  # summary, description, examples
         EVALUATE_HELP,
         EVALUATE_EXAMPLES,
     ),
+    "export": (
+        "write a network for other programs: ONNX, torch.export",
+        EXPORT_HELP,
+        EXPORT_EXAMPLES,
+    ),
     "describe": (
         "show a network: shapes, parameters, receptive field",
         "Print each layer's output shape, parameters, multiply-adds and receptive "
@@ -100,9 +119,11 @@ TEXTS = {  # summary, description, examples
         DESCRIBE_EXAMPLES,
     ),
     "datasets": (
-        "public data sets: list, facts, download",
+        "public data sets: list, facts, download; check a split for leaks",
         "List the public data sets, show source, licence and size of one, or download "
-        "it.",
+        "it (a\ndownload that broke off goes on where it stopped).\n\n"
+        "check-split looks for patients and for nearly equal images that are on two "
+        "sides of a\nsplit. Exit status 1 if there are any.",
         DATASETS_EXAMPLES,
     ),
     "doctor": (

@@ -128,6 +128,46 @@ def _predict(command: argparse.ArgumentParser) -> None:
     _add_device(command)
 
 
+def _export(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "model",
+        nargs="?",
+        type=Path,
+        metavar="MODEL",
+        help="what `medseg train` wrote: a .pth",
+    )
+    command.add_argument(
+        "--format",
+        choices=["onnx", "program"],
+        default="onnx",
+        help="onnx, for onnxruntime; program, for torch.export (default: %(default)s)",
+    )
+    command.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="ending in .onnx or .pt2 (default: beside MODEL)",
+    )
+    command.add_argument(
+        "--check",
+        action="store_true",
+        help="run file and network on the same images; write only what agrees",
+    )
+    command.add_argument(
+        "--class-names",
+        nargs="+",
+        metavar="NAME",
+        help="one for each class, the background first; one alone for a foreground",
+    )
+    command.add_argument("--force", action="store_true", help="replace FILE")
+    command.add_argument(
+        "--verify",
+        type=Path,
+        metavar="FILE",
+        help="run an exported file on the test pattern that it keeps; no MODEL",
+    )
+
+
 def _evaluate(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "pred", type=Path, metavar="PRED", help="folder of predicted masks, or one"
@@ -165,13 +205,46 @@ def _describe(command: argparse.ArgumentParser) -> None:
 
 
 def _datasets(command: argparse.ArgumentParser) -> None:
-    command.add_argument("action", choices=["list", "info", "get"])
-    command.add_argument("name", nargs="?", metavar="NAME")
+    command.add_argument("action", choices=["list", "info", "get", "check-split"])
+    command.add_argument(
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help="of a data set; for check-split: two or more folders of images or NIfTI "
+        "volumes, one folder with --split, or a data set",
+    )
     command.add_argument(
         "--dir",
         type=Path,
         metavar="DIR",
         help="folder of all data (default: $MEDSEG_DATA, or ~/.cache/medseg)",
+    )
+    command.add_argument("--json", action="store_true", help="print JSON")
+    leaks = command.add_argument_group("check-split")
+    leaks.add_argument(
+        "--split",
+        type=Path,
+        metavar="FILE",
+        help="CSV with the columns id (file names without ending), split, and group "
+        "where there are patients",
+    )
+    leaks.add_argument(
+        "--group",
+        metavar="REGEX",
+        help="finds the patient in a file's name, in brackets: '(P[0-9]+)_'",
+    )
+    leaks.add_argument(
+        "--max-distance",
+        type=float,
+        default=10,
+        metavar="N",
+        help="images that differ in at most N of 256 bits count as the same "
+        "(default: %(default)s)",
+    )
+    leaks.add_argument(
+        "--turned",
+        action="store_true",
+        help="also find copies that were mirrored or turned",
     )
 
 
@@ -184,6 +257,7 @@ COMMANDS = {
     "train": _train,
     "predict": _predict,
     "evaluate": _evaluate,
+    "export": _export,
     "describe": _describe,
     "datasets": _datasets,
     "doctor": _doctor,
