@@ -136,7 +136,7 @@ def crop_to_foreground(
         margin_mm: Added on each side, up to the edge.
 
     Returns:
-        The part, which knows its position: :func:`paste` puts it back.
+        The part. It knows its position, and :func:`paste` puts it back.
 
     Raises:
         ValueError: There is no foreground, or the mask has another shape.

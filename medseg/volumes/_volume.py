@@ -79,10 +79,11 @@ class Volume:
 
     @property
     def orientation(self) -> str:
-        """Where the index grows to along D, H and W: of R/L, A/P, S/I, the nearest.
+        """Where the index grows to along D, H and W, as letters of R/L, A/P, S/I.
 
-        One letter an axis, in the order of the **array's** axes: a NIfTI file that
-        other tools call RAS is ``"SAR"`` here, an axial DICOM series ``"SPL"``.
+        One letter an axis, the nearest, in the order of the **array's** axes. A NIfTI
+        file that other tools call RAS is ``"SAR"`` here, an axial DICOM series
+        ``"SPL"``.
         """
         return "".join(nib.aff2axcodes(self.affine))
 
