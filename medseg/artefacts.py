@@ -101,7 +101,7 @@ def ghosting(
 
     MRI measures the Fourier transform line by line. What moves in rhythm (breath,
     pulse) makes the lines stronger and weaker in turn: line k is multiplied by
-    :math:`1 + s \cos(2 \pi k n / N)`. That is the image plus copies of strength s / 2,
+    :math:`1 + s \cos(2 \pi k / n)`. That is the image plus copies of strength s / 2,
     shifted by N / n pixels up and down, and wrapped around.
 
     Args:
@@ -131,7 +131,7 @@ def ghosting(
         return image + np.float32(strength / 2) * copies
     spectrum = np.fft.rfft(image, axis=axis)
     k = np.arange(spectrum.shape[axis])
-    lines = 1 + strength * np.cos(2 * np.pi * k * num_ghosts / length)
+    lines = 1 + strength * np.cos(2 * np.pi * k / num_ghosts)
     changed = np.moveaxis(np.moveaxis(spectrum, axis, -1) * lines, -1, axis)
     ghosts = np.fft.irfft(changed, n=length, axis=axis).astype(np.float32)
     return ghosts if (image < 0).any() else np.abs(ghosts)
@@ -159,7 +159,8 @@ def gamma(image: Array, exponent: float) -> NDArray[np.float32]:
     low, high = image.min(), image.max()
     if low == high:
         return image.copy()
-    return low + (high - low) * ((image - low) / (high - low)) ** np.float32(exponent)
+    bent = ((image - low) / (high - low)) ** np.float32(exponent)
+    return (low + (high - low) * bent).clip(low, high)
 
 
 def _check(fine: bool, message: str) -> None:

@@ -47,7 +47,7 @@ def ray_artefacts(
 
     through = project(_WATER * (1 + coarse.clip(-1000) / 1000))
     bone = project(_WATER * (coarse - 150).clip(0, 2500) / 1000)
-    hardened = -0.035 * bone * through / (1 + 0.1 * through)
+    hardened = -0.12 * bone * through / (1 + 0.1 * through)
     photons = 4e4
     starved = np.sqrt(np.exp(through.clip(0, 10)) / photons)
     errors = hardened + starved * rng.standard_normal(through.shape, np.float32)

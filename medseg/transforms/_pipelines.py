@@ -270,6 +270,7 @@ def _affine(
         rotate=(-rotate, rotate),
         scale=scale,
         shear=(-shear, shear),
+        keep_ratio=True,
         interpolation=cv2.INTER_LINEAR,
         mask_interpolation=cv2.INTER_NEAREST,
         border_mode=border_mode,
