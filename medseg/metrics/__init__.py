@@ -1,10 +1,13 @@
 """Scores that compare a predicted segmentation with the reference.
 
     confusion_counts, dice_score, iou_score ...   overlap of two masks
-    confusion_matrix, dice_per_class              label maps, all classes at once
+    confusion_matrix, dice_per_class ...          label maps, all classes at once
     surface_distances, hausdorff_distance ...     distances between surfaces, in mm
     scores_per_class                              the usual four of every class
     boundary_iou, centreline_dice                 overlap of what is thin
+    average_precision, panoptic_quality ...       objects, each with a number
+    lesion_scores, froc                           lesions found and false alarms
+    calibration_error, brier_score ...            whether probabilities are honest
     pixel_error, rand_error, warping_error        membranes: the three of ISBI 2012
     v_rand                                        split and merge score of a label map
 
@@ -16,7 +19,37 @@ found, the score is undefined, nan, and counted separately.
 """
 
 from medseg.metrics._boundaries import boundary_iou, centreline_dice
-from medseg.metrics._classes import confusion_matrix, dice_per_class
+from medseg.metrics._calibration import (
+    ReliabilityTable,
+    brier_score,
+    calibration_error,
+    negative_log_likelihood,
+    reliability_table,
+)
+from medseg.metrics._classes import (
+    PooledScores,
+    confusion_matrix,
+    dice_per_class,
+    iou_per_class,
+    pooled_scores,
+)
+from medseg.metrics._instances import (
+    IOU_THRESHOLDS,
+    AveragePrecision,
+    PanopticQuality,
+    aggregated_jaccard,
+    average_precision,
+    panoptic_quality,
+)
+from medseg.metrics._lesions import (
+    FROC_RATES,
+    Candidates,
+    Froc,
+    LesionScores,
+    froc,
+    lesion_candidates,
+    lesion_scores,
+)
 from medseg.metrics._membranes import (
     THRESHOLDS,
     RandScore,
@@ -27,12 +60,15 @@ from medseg.metrics._membranes import (
 )
 from medseg.metrics._overlap import (
     ConfusionCounts,
+    accuracy,
     confusion_counts,
     dice_score,
     iou_score,
     precision,
+    relative_volume_difference,
     sensitivity,
     specificity,
+    volume_similarity,
 )
 from medseg.metrics._scores import ClassScores, scores_per_class
 from medseg.metrics._surface import (
@@ -51,8 +87,14 @@ __all__ = [  # noqa: RUF022 - by subject
     "sensitivity",
     "specificity",
     "precision",
+    "accuracy",
+    "volume_similarity",
+    "relative_volume_difference",
     "confusion_matrix",
     "dice_per_class",
+    "iou_per_class",
+    "PooledScores",
+    "pooled_scores",
     "SurfaceDistances",
     "surface_distances",
     "hausdorff_distance",
@@ -62,6 +104,24 @@ __all__ = [  # noqa: RUF022 - by subject
     "scores_per_class",
     "boundary_iou",
     "centreline_dice",
+    "IOU_THRESHOLDS",
+    "AveragePrecision",
+    "average_precision",
+    "PanopticQuality",
+    "panoptic_quality",
+    "aggregated_jaccard",
+    "LesionScores",
+    "lesion_scores",
+    "Candidates",
+    "lesion_candidates",
+    "FROC_RATES",
+    "Froc",
+    "froc",
+    "ReliabilityTable",
+    "reliability_table",
+    "calibration_error",
+    "brier_score",
+    "negative_log_likelihood",
     "THRESHOLDS",
     "pixel_error",
     "rand_error",

@@ -1,7 +1,7 @@
 """Scores of label maps, from one confusion matrix."""
 
 from math import nan
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -70,6 +70,107 @@ def dice_per_class(
     sizes = counts.sum(axis=0) + counts.sum(axis=1)  # (K,)
     scores = np.full(num_classes, nan)
     np.divide(2 * counts.diagonal(), sizes, out=scores, where=sizes > 0)
+    return scores
+
+
+def iou_per_class(
+    pred: ArrayLike | Tensor, truth: ArrayLike | Tensor, num_classes: int
+) -> NDArray[np.float64]:
+    """Intersection over union of each class of two label maps.
+
+    Args:
+        pred: Predicted labels, ``(*spatial)``, integers in ``[0, num_classes)``.
+        truth: Reference labels, same shape and range.
+        num_classes: Classes K, with the background.
+
+    Returns:
+        Numbers in ``[0, 1]``, ``(K,)``; 0.0 for a class in one map only, nan for a
+        class in neither.
+
+    Raises:
+        TypeError: The labels are not integers.
+        ValueError: The shapes differ, or a label is out of range.
+
+    Source:
+        jaccard1912distribution.
+
+    Example:
+        >>> iou_per_class([0, 0, 1, 1], [0, 1, 1, 1], num_classes=3).round(3)
+        array([0.5  , 0.667,   nan])
+    """
+    return _iou_of_counts(confusion_matrix(pred, truth, num_classes))
+
+
+class PooledScores(NamedTuple):
+    """The four scores of FCN, over all pixels of all images together."""
+
+    pixel_accuracy: float  # share of the pixels that are right
+    mean_accuracy: float  # of the classes in the reference, share of their pixels found
+    mean_iou: float  # over the classes in reference or prediction
+    frequency_weighted_iou: float  # each class by its share of the reference's pixels
+
+
+def pooled_scores(counts: ArrayLike | Tensor) -> PooledScores:
+    r"""Pixel accuracy, mean accuracy, mean IoU and frequency-weighted IoU.
+
+    With :math:`n_{ij}` pixels of class i predicted as class j, and
+    :math:`t_i = \sum_j n_{ij}`:
+
+    .. math:: \frac{\sum_i n_{ii}}{\sum_i t_i}, \quad
+        \operatorname{mean}_i \frac{n_{ii}}{t_i}, \quad
+        \operatorname{mean}_i \frac{n_{ii}}{t_i + \sum_j n_{ji} - n_{ii}}, \quad
+        \sum_i \frac{t_i}{\sum_k t_k}
+        \frac{n_{ii}}{t_i + \sum_j n_{ji} - n_{ii}}
+
+    Pooled means that the matrices of all images are added up first, so that large
+    structures and large images weigh more; one figure for a whole test set, with
+    nothing to take an interval over. For patients, average scores per image.
+
+    Args:
+        counts: Sum of the `confusion_matrix` of all images, ``(K, K)``, reference
+            classes in rows.
+
+    Returns:
+        Four numbers in ``[0, 1]``. A class that is neither in the reference nor
+        predicted is left out of the means; one that is only predicted has an IoU of
+        0.0, and no accuracy. All are nan without a pixel.
+
+    Raises:
+        TypeError: The counts are not integers.
+        ValueError: The matrix is not square, or a count is negative.
+
+    Source:
+        long2015fcn, section 5.
+
+    Example:
+        >>> counts = confusion_matrix([0, 0, 1, 1], [0, 1, 1, 1], num_classes=2)
+        >>> scores = pooled_scores(counts)
+        >>> scores.pixel_accuracy, scores.frequency_weighted_iou  # 1/4 1/2 + 3/4 2/3
+        (0.75, 0.625)
+    """
+    matrix = as_label_map(counts, "counts")
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
+        raise ValueError(
+            f"counts must be a matrix (K, K), got shape {matrix.shape}. Add up what "
+            "confusion_matrix returns for each image."
+        )
+    total, right, in_truth = matrix.sum(), matrix.diagonal(), matrix.sum(axis=1)
+    if not total:
+        return PooledScores(nan, nan, nan, nan)
+    occurs = in_truth > 0
+    iou = _iou_of_counts(matrix)
+    return PooledScores(
+        pixel_accuracy=float(right.sum() / total),
+        mean_accuracy=float((right[occurs] / in_truth[occurs]).mean()),
+        mean_iou=float(np.nanmean(iou)),
+        frequency_weighted_iou=float((in_truth * iou)[occurs].sum() / total),
+    )
+
+
+def _iou_of_counts(counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    unions = counts.sum(axis=0) + counts.sum(axis=1) - counts.diagonal()
+    scores = np.full(len(counts), nan)
+    np.divide(counts.diagonal(), unions, out=scores, where=unions > 0)
     return scores
 
 

@@ -1,6 +1,6 @@
 """Overlap of two masks, counted in pixels."""
 
-from math import nan
+from math import inf, nan
 from typing import NamedTuple
 
 from numpy.typing import ArrayLike
@@ -176,5 +176,94 @@ def precision(pred: ArrayLike | Tensor, truth: ArrayLike | Tensor) -> float:
     return 0.0 if tp + fp == 0 and fn else ratio(tp, tp + fp)
 
 
+def accuracy(pred: ArrayLike | Tensor, truth: ArrayLike | Tensor) -> float:
+    """Share of all pixels that are right, (TP + TN) / all; 1 minus the pixel error.
+
+    Flatters wherever the structure is small: a mask without a pixel scores 0.99 on a
+    structure that fills a hundredth of the image.
+
+    Args:
+        pred: Predicted mask, ``(*spatial)``: booleans, or 0 and 1.
+        truth: Reference mask, same shape.
+
+    Returns:
+        A number in ``[0, 1]``. Empty masks are ordinary cases.
+
+    Raises:
+        TypeError: The values are not numbers.
+        ValueError: The shapes differ, or there are values other than 0 and 1.
+
+    Example:
+        >>> accuracy([1, 0, 0, 0, 1], [1, 1, 0, 0, 0])
+        0.6
+    """
+    tp, fp, fn, tn = confusion_counts(pred, truth)
+    return (tp + tn) / (tp + fp + fn + tn)
+
+
+def volume_similarity(pred: ArrayLike | Tensor, truth: ArrayLike | Tensor) -> float:
+    r"""Similarity of two volumes, wherever they lie.
+
+    .. math:: 1 - \frac{\bigl|\,|P| - |T|\,\bigr|}{|P| + |T|}
+
+    Never below Dice. Two masks of one size score 1 without a pixel in common: it says
+    how far a measured volume can be trusted, not how good a mask is.
+
+    Args:
+        pred: Predicted mask, ``(*spatial)``: booleans, or 0 and 1.
+        truth: Reference mask, same shape.
+
+    Returns:
+        A number in ``[0, 1]``; 0.0 when one mask is empty, nan when both are.
+
+    Raises:
+        TypeError: The values are not numbers.
+        ValueError: The shapes differ, or there are values other than 0 and 1.
+
+    Source:
+        taha2015metrics.
+
+    Example:
+        >>> volume_similarity([1, 1, 1, 0, 0], [0, 0, 0, 0, 1])  # 1 - 2 / 4
+        0.5
+    """
+    tp, fp, fn, _ = confusion_counts(pred, truth)
+    return ratio(2 * tp + fp + fn - abs(fp - fn), 2 * tp + fp + fn)
+
+
+def relative_volume_difference(
+    pred: ArrayLike | Tensor, truth: ArrayLike | Tensor
+) -> float:
+    """Volume predicted in excess, as a share of the reference: (P - T) / T.
+
+    Has a sign, so that its mean over patients shows a bias, and hides errors that
+    cancel; average absolute values for the size of the error.
+
+    Args:
+        pred: Predicted mask, ``(*spatial)``: booleans, or 0 and 1.
+        truth: Reference mask, same shape.
+
+    Returns:
+        A number from -1.0, for an empty prediction, upwards; inf when only the
+        reference is empty, nan when both masks are.
+
+    Raises:
+        TypeError: The values are not numbers.
+        ValueError: The shapes differ, or there are values other than 0 and 1.
+
+    Source:
+        taha2015metrics, as volumetric difference.
+
+    Example:
+        >>> relative_volume_difference([1, 1, 1, 0], [0, 1, 1, 0])
+        0.5
+    """
+    tp, fp, fn, _ = confusion_counts(pred, truth)
+    if tp + fn == 0:
+        return inf if fp else nan
+    return (fp - fn) / (tp + fn)
+
+
 def ratio(part: int, whole: int) -> float:
+    """Return the share, nan of nothing."""
     return part / whole if whole else nan

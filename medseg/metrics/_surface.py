@@ -144,7 +144,45 @@ def hausdorff_distance(
     percentile: float = 100,
     definition: Literal["directed_max", "pooled", "area_weighted"] = "directed_max",
 ) -> float:
-    """Hausdorff distance between two surfaces in mm, or a percentile of it."""
+    r"""Hausdorff distance between the surfaces of two masks in mm, or a percentile.
+
+    .. math:: \max\Bigl( \max_{p \in S_P} d(p, S_T),\;
+        \max_{t \in S_T} d(t, S_P) \Bigr)
+
+    One voxel far off decides it, so the maxima are often replaced by the 95th
+    percentile, HD95. Then definitions part ways, by millimetres to tens of them; a
+    figure without its definition is not comparable:
+
+    - ``directed_max``: the larger of the two directed percentiles, over voxel edges,
+      linearly interpolated; as in MONAI.
+    - ``pooled``: the percentile of both directions' distances together; as in medpy.
+      Lower where one surface is off and has fewer points.
+    - ``area_weighted``: the larger of the two directed percentiles over surface
+      elements weighted by area, not interpolated; as in DeepMind's surface-distance.
+
+    Args:
+        pred: Predicted mask, ``(H, W)`` or ``(D, H, W)``: booleans, or 0 and 1.
+        truth: Reference mask, same shape.
+        spacing: Size of a voxel along each axis, in mm, in the order of the axes. It
+            has no default, as a distance in voxels is no result.
+        percentile: 100 for the maximum, 95 for HD95; above 0.
+        definition: One of the three above.
+
+    Returns:
+        The distance in mm; inf when one mask is empty, nan when both are.
+
+    Raises:
+        TypeError: The values are not numbers.
+        ValueError: The shapes differ, are not 2D or 3D, there are values other than 0
+            and 1, or ``spacing`` or ``percentile`` is out of range.
+
+    Source:
+        huttenlocher1993hausdorff; for the areas, nikolov2021clinically.
+
+    Example:
+        >>> hausdorff_distance([[1, 1, 0, 0]], [[1, 1, 1, 1]], (1.0, 0.5))
+        1.0
+    """
     check_choice(definition, "definition", ["directed_max", "pooled", "area_weighted"])
     _check_percentile(percentile)
     if definition == "area_weighted":
@@ -160,7 +198,38 @@ def average_surface_distance(
     *,
     definition: Literal["pooled", "mean_of_means"] = "pooled",
 ) -> float:
-    """Average distance between two surfaces in mm, ASSD or MASD."""
+    """Average distance between the surfaces of two masks in mm.
+
+    Two averages have the same names in the literature. ``pooled``, the default, is the
+    average over the points of both surfaces together (ASSD), as in MONAI;
+    ``mean_of_means`` averages each direction by itself first (MASD), as medpy's
+    ``assd`` does. They differ where the surfaces have different numbers of points.
+
+    Args:
+        pred: Predicted mask, ``(H, W)`` or ``(D, H, W)``: booleans, or 0 and 1.
+        truth: Reference mask, same shape.
+        spacing: Size of a voxel along each axis, in mm, in the order of the axes.
+        definition: ``pooled`` or ``mean_of_means``, both over voxel edges.
+
+    Returns:
+        The distance in mm; inf when one mask is empty, nan when both are.
+
+    Raises:
+        TypeError: The values are not numbers.
+        ValueError: The shapes differ, are not 2D or 3D, there are values other than 0
+            and 1, or ``spacing`` has another length or is not positive.
+
+    Example:
+        Distances 0 from the one pixel; 0, 1 and 2 mm from the three to it:
+
+        >>> pred, truth = [[1, 0, 0]], [[1, 1, 1]]
+        >>> average_surface_distance(pred, truth, (1.0, 1.0))
+        0.75
+        >>> average_surface_distance(
+        ...     pred, truth, (1.0, 1.0), definition="mean_of_means"
+        ... )
+        0.5
+    """
     return surface_distances(pred, truth, spacing).average(definition)
 
 
@@ -172,7 +241,38 @@ def surface_dice(
     *,
     definition: Surface = "voxel_edges",
 ) -> float:
-    """Share of both surfaces that lies within a tolerance of the other."""
+    """Share of both surfaces that lies within a tolerance of the other.
+
+    Also called normalised surface Dice, NSD. The tolerance says which differences do
+    not matter, such as those between two experts; without it there is no figure.
+
+    Args:
+        pred: Predicted mask, ``(H, W)`` or ``(D, H, W)``: booleans, or 0 and 1.
+        truth: Reference mask, same shape.
+        spacing: Size of a voxel along each axis, in mm, in the order of the axes.
+        tolerance: In mm; a point at just this distance agrees.
+        definition: ``voxel_edges``, the default, counts the voxels at the edge of the
+            masks, as MONAI does; ``area_weighted`` weighs surface elements by their
+            area, as DeepMind's surface-distance does. With slices thicker than pixels
+            they differ widely: a voxel counts as one, however large its faces.
+
+    Returns:
+        A number in ``[0, 1]``; 0.0 when one mask is empty, nan when both are.
+
+    Raises:
+        TypeError: The values are not numbers.
+        ValueError: The shapes differ, are not 2D or 3D, there are values other than 0
+            and 1, or ``spacing`` or ``tolerance`` is out of range.
+
+    Source:
+        nikolov2021clinically.
+
+    Example:
+        Of four points, one is 2 mm away from the other surface:
+
+        >>> surface_dice([[1, 0, 0]], [[1, 1, 1]], (1.0, 1.0), tolerance=1.0)
+        0.75
+    """
     check_choice(definition, "definition", ["voxel_edges", "area_weighted"])
     check_tolerance(tolerance)
     distances = surface_distances(pred, truth, spacing, surface=definition)
