@@ -3,7 +3,7 @@
 setup         seeds, figure style, and one line on what the chapter runs on
 profile       quick (tests), cpu (a laptop) or gpu
 budget        the number that belongs to the profile
-cases         real images where they can be had, else drawn ones, said aloud
+cases         real cases where they can be had, else drawn ones, said aloud
 show          the package's source, for reading
 assert_same   what a chapter built computes what the package computes
 interactive   a figure that reacts, drawn by the browser
@@ -13,6 +13,7 @@ import inspect
 import os
 import platform
 from collections.abc import Callable
+from functools import partial
 from importlib.resources import files
 from typing import Any, TypeVar
 
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 import medseg
 from medseg import datasets, phantoms, plots
 from medseg.checks import check_choice
+from medseg.volumes import Volume, grid_affine
 
 PROFILES = ("quick", "cpu", "gpu")
 
@@ -80,52 +82,115 @@ def budget(*, quick: Value, cpu: Value, gpu: Value) -> Value:
     return {"quick": quick, "cpu": cpu, "gpu": gpu}[profile()]
 
 
-def cases(name: str, split: str, limit: int | None = None) -> list[datasets.ImageCase]:
-    """Load images of a data set, or draw images of its kind where it is not to be had.
+def cases(name: str, split: str, limit: int | None = None) -> list[Any]:
+    """Load cases of a data set, or draw some of its kind where it is not to be had.
 
-    Looks where ``MEDSEG_DATA`` points and in the cache; downloads what is missing and
-    can be downloaded, except in the quick profile. Prints what it found, so that no
-    reader takes a drawing for a photograph.
+    Looks where ``MEDSEG_DATA`` points and in the cache; downloads what is missing, can
+    be downloaded and is no larger than 200 MB, except in the quick profile. Prints what
+    it found, so that no reader takes a drawing for a photograph.
+
+    Drawn are nuclei for ``dsb2018``, membranes for ``isbi2012`` and ``vnc``, moles for
+    ``isic*``, chest films for ``montgomery``, an abdomen in CT for ``chaos_*`` and
+    Decathlon tasks 3 and 9, a chest in CT for task 6, and a head with a tumour for task
+    1. Task 4 gets such a head, too, with the oedema as class 1 and the rest of the
+    tumour as class 2. Labels are those of ``datasets.info(name).classes``, as far as
+    the drawing has them.
 
     Args:
-        name: A name of ``medseg.datasets.names()``: ``"dsb2018"`` or ``"isbi2012"``.
+        name: A name of ``medseg.datasets.names()``.
         split: ``"train"``, ``"val"`` or ``"test"``.
         limit: At most so many cases; all where None.
 
     Returns:
-        The cases, in a fixed order.
+        The cases, in a fixed order: ``ImageCase``, or ``VolumeCase`` for volumes.
 
     Raises:
         ValueError: Another name or split, or the data set is damaged.
+        FileNotFoundError: It is not there, and there is no drawing of its kind.
     """
+    about = datasets.info(name)
+    kind = "images" if about.spatial_dims == 2 else "volumes"
     try:
-        wanted = profile() != "quick" and datasets.info(name).url is not None
-        if wanted and not datasets.is_available(name):
+        wanted = about.url is not None and about.size_bytes <= DOWNLOADED_BYTES
+        if wanted and profile() != "quick" and not datasets.is_available(name):
             datasets.download(name)
         found = datasets.load(name, split, limit=limit)
-        print(f"{name}, {split}: {len(found)} real images")
+        print(f"{name}, {split}: {len(found)} real {kind}")
         return found
     except OSError as error:  # not there, and no way to fetch it
+        if name not in DRAWN:
+            raise
         first_line = str(error).splitlines()[0]
         found = _drawn_cases(name, split, limit)
-        print(f"{name}, {split}: {len(found)} DRAWN images (phantoms): {first_line}")
+        print(f"{name}, {split}: {len(found)} DRAWN {kind} (phantoms): {first_line}")
         return found
 
 
-DRAWN: dict[str, tuple[Callable[..., phantoms.Phantom], dict[str, int]]] = {
-    "dsb2018": (phantoms.cells, {"train": 64, "val": 16, "test": 24}),
-    "isbi2012": (phantoms.em_membranes, {"train": 16, "val": 4, "test": 4}),
+DOWNLOADED_BYTES = 200_000_000  # no chapter makes a reader wait for more
+
+_ABDOMEN = partial(phantoms.abdomen_ct, (48, 96, 96))
+_HEAD = partial(phantoms.brain_mr, (48, 64, 64))
+_MANY = {"train": 64, "val": 16, "test": 24}
+_FEW = {"train": 16, "val": 4, "test": 4}
+_VOLUMES = {"train": 8, "val": 2, "test": 4}
+
+# How it is drawn, what becomes of its classes (None: they stay), and how many.
+DRAWN: dict[
+    str,
+    tuple[Callable[..., phantoms.Phantom], dict[str, int] | None, dict[str, int]],
+] = {
+    "dsb2018": (phantoms.cells, None, _MANY),
+    "isbi2012": (phantoms.em_membranes, None, _FEW),
+    "vnc": (phantoms.em_membranes, {"cell": 8}, _FEW),
+    "montgomery": (phantoms.chest_xray, {"right lung": 1, "left lung": 1}, _MANY),
+    **dict.fromkeys(
+        ("isic2016", "isic2017", "isic2018"), (phantoms.skin_lesion, None, _MANY)
+    ),
+    "chaos_ct": (_ABDOMEN, {"liver": 1, "tumour": 1}, _VOLUMES),
+    "chaos_mr": (
+        _ABDOMEN,
+        {"liver": 1, "tumour": 1, "right kidney": 2, "left kidney": 3, "spleen": 4},
+        _VOLUMES,
+    ),
+    "msd_task01": (
+        partial(_HEAD, sequences=("FLAIR", "T1", "T1c", "T2")),
+        {"oedema": 1, "necrotic core": 2, "enhancing tumour": 3},
+        _VOLUMES,
+    ),
+    "msd_task03": (_ABDOMEN, {"liver": 1, "tumour": 2}, _VOLUMES),
+    "msd_task04": (
+        partial(_HEAD, sequences="T1c"),
+        {"oedema": 1, "necrotic core": 2, "enhancing tumour": 2},
+        _VOLUMES,
+    ),
+    "msd_task06": (
+        partial(phantoms.lung_nodules, (48, 96, 96)),
+        {"nodule": 1},
+        _VOLUMES,
+    ),
+    "msd_task09": (_ABDOMEN, {"spleen": 1}, _VOLUMES),
 }
 
 
-def _drawn_cases(name: str, split: str, limit: int | None) -> list[datasets.ImageCase]:
-    draw, count = DRAWN[name]
+def _drawn_cases(name: str, split: str, limit: int | None) -> list[Any]:
+    draw, classes, count = DRAWN[name]
+    check_choice(split, "split", tuple(count))
     first_seed = {"train": 0, "val": 10_000, "test": 20_000}[split]
-    drawn = []
+    drawn: list[Any] = []
     for index in range(min(count[split], limit or count[split])):
-        image, labels = draw(seed=first_seed + index)[:2]
+        phantom = draw(seed=first_seed + index)
+        labels = phantom.labels
+        if classes is not None:
+            table = np.array([classes.get(part, 0) for part in phantom.names], np.int32)
+            labels = table[labels]
         case = f"phantom_{first_seed + index:05d}"
-        drawn.append(datasets.ImageCase(case, case, image, labels))
+        if labels.ndim == 2:
+            drawn.append(datasets.ImageCase(case, case, phantom.image, labels))
+        else:
+            assert phantom.spacing is not None
+            image = Volume(phantom.image, grid_affine(phantom.spacing), case)
+            reference = image.with_array(labels)
+            drawn.append(datasets.VolumeCase(case, case, image, reference))
     return drawn
 
 

@@ -56,6 +56,46 @@ def test_without_data_the_cases_are_drawn_and_said_to_be(
     assert (found[0].image == again[0].image).all()
 
 
+@pytest.mark.parametrize("name", sorted(set(course.DRAWN) - {"dsb2018", "isbi2012"}))
+def test_every_kind_of_drawing_has_the_classes_of_its_data_set(
+    name, quick, monkeypatch, tmp_path, capsys
+):
+    monkeypatch.setenv("MEDSEG_DATA", str(tmp_path))
+    (case,) = course.cases(name, "train", limit=1)
+    about = datasets.info(name)
+    assert "1 DRAWN" in capsys.readouterr().out
+    labels = case.labels if about.spatial_dims == 2 else case.labels.array
+    assert labels.ndim == about.spatial_dims
+    found = set(labels.ravel().tolist())
+    if name == "vnc":  # of its nine classes, the drawing has two
+        assert found == {0, 8}
+    else:
+        assert found == set(range(len(about.classes)))
+    if name == "msd_task01":
+        assert case.image.array.shape[0] == 4
+
+
+def test_without_a_drawing_of_its_kind_the_reader_is_told_how_to_get_it(
+    quick, monkeypatch, tmp_path
+):
+    monkeypatch.setenv("MEDSEG_DATA", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="medseg datasets get msd_task10"):
+        course.cases("msd_task10", "train")
+
+
+def test_large_data_sets_are_never_downloaded_by_a_chapter(
+    monkeypatch, tmp_path, capsys
+):
+    def fail(name):
+        raise AssertionError("downloads 29 GB")
+
+    monkeypatch.setenv("MEDSEG_DATA", str(tmp_path))
+    monkeypatch.setenv("MEDSEG_PROFILE", "gpu")
+    monkeypatch.setattr(datasets, "download", fail)
+    course.cases("msd_task03", "val", limit=1)
+    assert "DRAWN volumes" in capsys.readouterr().out
+
+
 def test_drawn_splits_share_no_image(quick, monkeypatch, tmp_path):
     monkeypatch.setenv("MEDSEG_DATA", str(tmp_path))
     train, test = (
@@ -68,6 +108,8 @@ def test_drawn_splits_share_no_image(quick, monkeypatch, tmp_path):
 def test_an_unknown_data_set_is_no_reason_to_draw(quick):
     with pytest.raises(ValueError, match="dsb2018"):
         course.cases("dsb2081", "train")
+    with pytest.raises(ValueError, match="split must be one of"):
+        course.cases("msd_task03", "all")
 
 
 def test_a_damaged_data_set_is_no_reason_to_draw(quick, monkeypatch):
