@@ -162,7 +162,8 @@ def make_ct_train_transform(
 
     After resizing, slices are turned by up to 15 degrees and scaled by 0.85 to 1.2,
     half are bent, and then seen through a window that changes a little from slice to
-    slice, so that the network does not depend on single HU. Air fills the corners.
+    slice, so that the network does not depend on single HU. Air fills the corners;
+    masks and weights are 0 there.
 
     Args:
         size: Height and width of the result in pixels, at least 1.
