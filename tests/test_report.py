@@ -379,7 +379,7 @@ def test_calibration_of_the_foreground_is_over_all_pixels():
     pixels, expected, hits = found.bins
     assert (pixels[9], hits[9], pixels[0], hits[0]) == (6, 4, 2, 0)
     assert expected[9] == pytest.approx(5.4)
-    assert found.error == pytest.approx((1.4 + 0.1) / 8)
+    assert found.calibration_error == pytest.approx((1.4 + 0.1) / 8)
     assert found.summary()["calibration"]["error"] == pytest.approx(0.1875)
     assert "Expected calibration error 0.188" in str(found)
 
@@ -390,12 +390,12 @@ def test_calibration_of_classes_is_of_the_one_predicted():
     pixels, _, hits = found.bins
     assert (pixels[7], hits[7]) == (1, 1)  # 0.75 for class 1, which is right
     assert (pixels[5], hits[5]) == (1, 0)
-    assert found.error == pytest.approx((0.25 + 0.5) / 2)
+    assert found.calibration_error == pytest.approx((0.25 + 0.5) / 2)
 
 
 def test_without_probabilities_there_is_no_calibration():
     found = outcomes()
-    assert math.isnan(found.error)
+    assert math.isnan(found.calibration_error)
     assert found.summary()["calibration"] is None
     with pytest.raises(ValueError, match="no probabilities"):
         found.plot_calibration()
@@ -418,7 +418,10 @@ def test_figures_show_what_the_report_holds():
     assert agreement == limits_of_agreement([1.0, 1.0], [2.0, 0.0])
     assert figure.axes[0].get_ylabel() == "class 2 area, prediction − reference [mm²]"
     axes = found.plot_calibration().axes
-    assert axes[0].get_title() == f"expected calibration error {found.error:.3f}"
+    assert (
+        axes[0].get_title()
+        == f"expected calibration error {found.calibration_error:.3f}"
+    )
     empty = report([case("a", EMPTY, EMPTY)], 1)
     with pytest.raises(ValueError, match="absent in all cases"):
         empty.plot_sizes("class 1")

@@ -287,6 +287,13 @@ def test_random_flips_come_near_scipys(alternative):
     assert ours.method == "20000 random flips"
 
 
+def test_outcomes_that_are_equal_but_for_rounding_count():
+    # 0.1 + 0.2 - 0.3 + 0.4 and its like: of the 8 sums with + 0.4, five are 0.4 or
+    # more, and as many of the others -0.4 or less.
+    result = permutation_test([0.1, 0.2, -0.3, 0.4], [0.0] * 4)
+    assert result.p_value == 10 / 16
+
+
 def test_random_flips_never_give_zero():
     a = np.arange(1.0, 41)
     assert permutation_test(a, -a, resamples=99).p_value == 0.01
@@ -350,9 +357,9 @@ def test_wilcoxon_of_many_patients_goes_over_to_the_normal_curve():
 
 
 def test_wilcoxon_ranks_the_means_of_patients():
-    a, b = [3.0, 1.0, -1.0, 5.0], [0.0] * 4
-    result = wilcoxon_test(a, b, groups=["x", "x", "y", "z"])  # means 2, -1, 5
-    assert result == wilcoxon_test([2.0, -1.0, 5.0], b[:3])
+    a, b = [3.0, 1.0, -3.0, 5.0], [0.0] * 4
+    result = wilcoxon_test(a, b, groups=["x", "x", "y", "z"])  # means 2, -3, 5
+    assert result == wilcoxon_test([2.0, -3.0, 5.0], b[:3])
 
 
 @pytest.mark.parametrize("test", [permutation_test, wilcoxon_test])

@@ -95,7 +95,7 @@ class Report(Tabular):
         return np.array(OUTCOMES)[2 * ~there + ~found]
 
     @property
-    def error(self) -> float:
+    def calibration_error(self) -> float:
         """Expected calibration error over all pixels; nan without probabilities."""
         if self.bins is None:
             return nan
@@ -166,7 +166,7 @@ class Report(Tabular):
             }
         calibration = None
         if self.bins is not None:
-            calibration = {"error": self.error, "bins": self.bins.tolist()}
+            calibration = {"error": self.calibration_error, "bins": self.bins.tolist()}
         content = {
             "cases": len(self.cases),
             "patients": len(set(self.patients)),
@@ -193,7 +193,7 @@ class Report(Tabular):
         figure, axes = plt.subplots(
             len(chosen),
             1,
-            figsize=(max(4.5, 1.2 * len(self.classes)), 2.8 * len(chosen)),
+            figsize=(np.clip(1.2 * len(self.classes), 4.5, 14), 2.8 * len(chosen)),
             squeeze=False,
             layout="constrained",
         )
@@ -208,6 +208,12 @@ class Report(Tabular):
 
         Cases of one patient are averaged. Where the structure is absent in both there
         is nothing to compare.
+
+        Returns:
+            The figure, and what :func:`medseg.plots.bland_altman` gives.
+
+        Raises:
+            ValueError: There is no such class, or it is absent in all cases.
         """
         check_choice(class_name, "class_name", self.classes)
         k = self.classes.index(class_name)
@@ -287,9 +293,8 @@ class Report(Tabular):
         ]
         last = describe(self)
         if self.bins is not None:
-            last.append(
-                f"Expected calibration error {self.error:.3f}, over all pixels."
-            )
+            error = f"{self.calibration_error:.3f}"
+            last.append(f"Expected calibration error {error}, over all pixels.")
         return first, last
 
     def _sections(self) -> list[Section]:
