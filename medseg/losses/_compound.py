@@ -164,7 +164,8 @@ def deep_supervision_loss(
         A scalar.
 
     Raises:
-        TypeError: The logits are neither a tensor nor a sequence of tensors.
+        TypeError: The logits are neither a tensor nor a sequence of tensors; else as
+            the loss.
         ValueError: There is no output; the weights are of another number, negative, or
             all 0; else as the loss.
 
@@ -195,7 +196,7 @@ def deep_supervision_loss(
     for scale, share in zip(logits, shares, strict=True):
         reference = labels
         if resize == "labels":
-            reference = _subsample(labels, scale.shape[2:])
+            reference = _subsample(labels, scale)
         elif scale.shape[2:] != logits[0].shape[2:]:
             size = logits[0].shape[2:]
             scale = F.interpolate(scale, size, mode=SPLINE[len(size)])
@@ -223,12 +224,23 @@ def _scale_weights(
     return [value / total for value in values]
 
 
-def _subsample(labels: Tensor, size: Sequence[int]) -> Tensor:
-    """Take the pixel at the centre of each cell, along the last axes."""
-    for axis, (length, target) in enumerate(
-        zip(labels.shape[-len(size) :], size, strict=True),
-        start=labels.ndim - len(size),
-    ):
+def _subsample(labels: Tensor, logits: Tensor) -> Tensor:
+    """Take the pixel at the centre of each cell, so many as the logits have.
+
+    Raises:
+        TypeError: The labels are no tensor.
+        ValueError: They have other axes than the logits need, or no pixel.
+    """
+    if not isinstance(labels, Tensor):
+        raise TypeError(f"labels must be a tensor, got {type(labels).__name__}.")
+    if labels.ndim not in (logits.ndim - 1, logits.ndim) or labels.numel() == 0:
+        raise ValueError(
+            f"labels have shape {tuple(labels.shape)}, but logits "
+            f"{tuple(logits.shape)} need labels (B, *spatial) with pixels in them."
+        )
+    first = labels.ndim - (logits.ndim - 2)
+    for axis, target in enumerate(logits.shape[2:], start=first):
+        length = labels.shape[axis]
         if length != target:
             cells = torch.arange(target, device=labels.device)
             labels = labels.index_select(axis, (2 * cells + 1) * length // (2 * target))

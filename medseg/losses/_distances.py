@@ -85,7 +85,7 @@ def boundary_loss(
     if distances is None:
         assert spacing is not None
         steps = as_spacing(spacing, logits.ndim - 2)
-        distances = _signed_distances(masks.truth, steps)
+        distances = _signed_distances(masks.truth > 0, steps)
     else:
         if distances.shape != logits.shape:
             raise ValueError(
@@ -96,7 +96,7 @@ def boundary_loss(
         check_finite(distances, "distances")
         distances = distances[:, -masks.probs.shape[1] :]
     distances = distances.to(masks.probs)
-    off = (masks.probs - masks.truth.to(masks.probs.dtype)).flatten(2)
+    off = (masks.probs - masks.truth).flatten(2)
     costs = (distances.flatten(2) * off).sum((0, 2))  # (classes,)
     return costs.mean() / masks.counted.sum().clamp(min=1)
 

@@ -17,7 +17,7 @@ class SoftMasks(NamedTuple):
     """
 
     probs: Tensor  # (B, classes, *spatial), at least float32
-    truth: Tensor  # (B, classes, *spatial), bool
+    truth: Tensor  # (B, classes, *spatial), 0 and 1, of the same dtype
     counted: Tensor  # (B, 1, *spatial), bool: False where the label is ignored
 
 
@@ -76,22 +76,18 @@ def soft_masks(
     logits, labels, counted = check_logits_and_labels(logits, labels, ignore_index)
     if logits.shape[1] == 1 and binary_background:
         logits = torch.cat([torch.zeros_like(logits), logits], dim=1)
+    # (B, K, *spatial)
     if logits.shape[1] == 1:
-        probs, first = logits.sigmoid(), 1
+        probs, truth = logits.sigmoid(), labels[:, None].to(logits.dtype)
     else:
-        probs, first = logits.softmax(dim=1), 0 if include_background else 1
-        probs = probs[:, first:]
-    truth = class_masks(labels, first, probs.shape[1])  # (B, classes, *spatial)
+        probs = logits.softmax(dim=1)
+        truth = torch.zeros_like(probs).scatter_(1, labels[:, None], 1)
+        if not include_background:
+            probs, truth = probs[:, 1:], truth[:, 1:]
     counted = counted[:, None]
     if ignore_index is not None:
-        probs, truth = probs.masked_fill(~counted, 0), truth & counted
+        probs, truth = probs * counted, truth * counted
     return SoftMasks(probs, truth, counted)
-
-
-def class_masks(labels: Tensor, first: int, count: int) -> Tensor:
-    """Bool masks ``(B, count, *spatial)`` of classes ``first``, ``first`` + 1, ..."""
-    classes = torch.arange(first, first + count, device=labels.device)
-    return labels[:, None] == classes.view(1, -1, *[1] * (labels.ndim - 1))
 
 
 def at_least_float32(logits: Tensor) -> Tensor:

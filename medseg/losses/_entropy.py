@@ -74,8 +74,8 @@ def cross_entropy(
         )
     logits, labels, counted = check_logits_and_labels(logits, labels, ignore_index)
     of_class, of_pixel = _weights(logits, counted, class_weights, pixel_weights)
-    of_label = of_class.take(labels)  # (B, *spatial)
-    losses = of_label * _minus_log_prob(logits, labels)
+    of_label = of_class.take(labels) if class_weights is not None else 1
+    losses = of_label * _minus_log_prob(logits, labels)  # (B, *spatial)
     if label_smoothing:
         # Mean over the classes, with the weight of each.
         if logits.shape[1] == 1:
@@ -136,7 +136,9 @@ def focal_loss(
     check_number(gamma, "gamma", 0, above=False)
     logits, labels, counted = check_logits_and_labels(logits, labels, ignore_index)
     of_class, of_pixel = _weights(logits, counted, class_weights, pixel_weights)
-    weights = of_pixel * of_class.take(labels)
+    weights = of_pixel
+    if class_weights is not None:
+        weights = weights * of_class.take(labels)
     losses = _minus_log_prob(logits, labels)
     # 1 - p without cancellation. A power below 1 has slope inf at 0, hence the clamp.
     wrong = -torch.expm1(-losses)

@@ -69,12 +69,12 @@ def lovasz_loss(
         ignore_index=ignore_index,
         include_background=include_background,
     )
-    truth, counted = masks.truth, masks.counted
+    truth, counted = masks.truth > 0, masks.counted
     if logits.shape[1] == 1:
         z = at_least_float32(logits)
         errors = (1 + torch.where(truth, -z, z)).relu().masked_fill(~counted, 0)
     else:
-        errors = torch.where(truth, 1 - masks.probs, masks.probs)
+        errors = (masks.truth - masks.probs).abs()
     if per_sample:
         errors, truth, counted = (x.flatten(2) for x in (errors, truth, counted))
     else:

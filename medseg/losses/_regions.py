@@ -53,11 +53,12 @@ def region_sums(
     )
     probs, truth = masks.probs.flatten(2), masks.truth.flatten(2)
     axes = (2,) if per_sample else (0, 2)
+    overlap = probs * truth
     # Each sum by itself: a difference of two large sums would lose what is small.
     return RegionSums(
-        overlap=torch.where(truth, probs, 0).sum(axes),
-        invented=torch.where(truth, 0, probs).sum(axes),
-        missed=torch.where(truth, 1 - probs, 0).sum(axes),
+        overlap=overlap.sum(axes),
+        invented=(probs - overlap).sum(axes),
+        missed=(truth - overlap).sum(axes),
         actual=truth.sum(axes),
         pixels=masks.counted.flatten(2).sum(axes),
     )
@@ -317,7 +318,7 @@ def generalised_dice_loss(
         binary_background=True,
     )
     occurs = sums.actual > 0
-    weights = torch.where(occurs, sums.actual.to(sums.overlap.dtype) ** -2.0, 0)
+    weights = torch.where(occurs, sums.actual**-2.0, 0)
     errors = (weights * (sums.invented + sums.missed)).sum(-1)
     total = 2 * (weights * sums.overlap).sum(-1) + errors
     together = errors / total.where(total > 0, 1)  # (), or (B,) per sample

@@ -68,7 +68,7 @@ def cldice_loss(
     masks = soft_masks(
         logits, labels, ignore_index=ignore_index, include_background=False
     )
-    probs, truth = masks.probs, masks.truth.to(masks.probs.dtype)
+    probs, truth = masks.probs, masks.truth
     axes = tuple(range(2, logits.ndim)) if per_sample else (0, *range(2, logits.ndim))
     of_probs = soft_skeleton(probs, iterations)
     of_truth = soft_skeleton(truth, iterations)
@@ -82,7 +82,7 @@ def cldice_loss(
     present = 1 - 2 * precision * sensitivity / (precision + sensitivity)
     predicted, pixels = probs.sum(axes), masks.counted.sum(axes)
     absent = predicted / (2 * pixels - predicted).where(pixels > 0, 1)
-    return torch.where(masks.truth.sum(axes) > 0, present, absent).mean()
+    return torch.where(truth.sum(axes) > 0, present, absent).mean()
 
 
 def soft_skeleton(masks: Tensor, iterations: int) -> Tensor:
