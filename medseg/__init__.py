@@ -36,6 +36,7 @@ __all__ = [  # noqa: RUF022 - in the order of the layers
     "datasets",
     "training",
     "plots",
+    "export",
     "report",
     "course",
     "ledger",

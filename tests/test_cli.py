@@ -390,6 +390,7 @@ def test_help_of_every_command_has_examples(capsys):
         "train",
         "predict",
         "evaluate",
+        "export",
         "describe",
         "datasets",
         "doctor",

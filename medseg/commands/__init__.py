@@ -11,6 +11,7 @@ from medseg.commands._demo import demo
 from medseg.commands._describe import describe
 from medseg.commands._doctor import doctor
 from medseg.commands._evaluate import evaluate
+from medseg.commands._export import export
 from medseg.commands._predict import predict
 from medseg.commands._train import train
 
@@ -20,6 +21,7 @@ __all__ = [
     "describe",
     "doctor",
     "evaluate",
+    "export",
     "predict",
     "train",
 ]
