@@ -1,7 +1,11 @@
 """Training: the loop, its scores, its files, and what it says to bad input."""
 
+import errno
 import math
+import os
 import random
+import resource
+import shutil
 from functools import partial
 
 import numpy as np
@@ -14,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from medseg import checkpoints, training
 from medseg.losses import cross_entropy, dice_loss
+from medseg.metrics import iou_score
 from medseg.training import EpochRecord, _loop, evaluate, train, train_one_epoch
 from medseg.training._precision import pick_dtype
 
@@ -632,8 +637,205 @@ def test_a_generator_that_is_used_up_is_refused():
         ({"num_epochs": 0}, "num_epochs must be at least 1"),
         ({"ema_decay": 1.0}, "ema_decay must lie between 0 and 1"),
         ({"precision": "half"}, "precision must be one of 'auto', 'float32'"),
+        ({"accumulate": 0}, "accumulate must be at least 1"),
+        ({"patience": 0}, "patience must be at least 1"),
+        ({"checkpoint_every": 0}, "checkpoint_every must be at least 1"),
+        ({"scheduler_interval": "batch"}, "scheduler_interval must be one of"),
     ],
 )
 def test_settings_out_of_range(tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
         simple_run(tmp_path, **options)
+
+
+# Accumulation, schedules in steps, early stopping, further metrics
+
+
+@pytest.mark.parametrize("clip_norm", [None, 0.05])
+def test_accumulated_gradients_are_those_of_the_joint_batch(clip_norm):
+    images, masks = bright_squares(7)  # 4 and 3 together, though one group is short
+    parts = [(images[a:b], masks[a:b]) for a, b in ((0, 2), (2, 4), (4, 6), (6, 7))]
+    joint = [(images[:6], masks[:6]), (images[6:], masks[6:])]
+    ends = []
+    for batches, accumulate in ((parts, 3), (joint, 1)):
+        model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 1, 3, 1, 2))
+        torch.manual_seed(5)
+        for weight in model.parameters():
+            nn.init.normal_(weight, std=0.2)
+        optimizer = optim.SGD(model.parameters(), lr=1.0, momentum=0.9)
+        loss = train_one_epoch(
+            model, batches, nn.BCEWithLogitsLoss(), optimizer, "cpu",
+            accumulate=accumulate, clip_norm=clip_norm,
+        )  # fmt: skip
+        ends.append((loss, nn.utils.parameters_to_vector(model.parameters())))
+    (loss, weights), (joint_loss, joint_weights) = ends
+    assert loss == pytest.approx(joint_loss, rel=1e-5)
+    torch.testing.assert_close(weights, joint_weights, rtol=1e-5, atol=1e-6)
+
+
+def test_a_schedule_in_steps_and_calls_after_each_step():
+    model = network()
+    optimizer = optim.SGD(model.parameters(), lr=1.0)
+    scheduler = optim.lr_scheduler.LambdaLR(optimizer, lambda i: 1 / (1 + i))
+    seen = []
+    train_one_epoch(
+        model, [bright_squares(2)] * 5, nn.BCEWithLogitsLoss(), optimizer, "cpu",
+        accumulate=2, scheduler=scheduler,
+        after_step=lambda t: seen.append((t.steps, t.batches, t.images)),
+    )  # fmt: skip
+    assert seen == [(1, 2, 4), (2, 4, 8), (3, 5, 10)]  # the last step has one batch
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(1 / 4)
+
+
+def test_training_steps_the_schedule_as_it_is_told(tmp_path):
+    model = network()
+    optimizer = optim.SGD(model.parameters(), lr=1.0)
+    scheduler = optim.lr_scheduler.LambdaLR(optimizer, lambda i: 0.5**i)
+    records = train(
+        model, *loaders(), nn.BCEWithLogitsLoss(), optimizer, 2, "cpu",
+        checkpoint=tmp_path / "b.pth", scheduler=scheduler, scheduler_interval="step",
+        **QUIET,
+    )  # fmt: skip
+    assert [record.learning_rate for record in records] == [1.0, 0.25]  # 2 steps each
+
+
+def scripted_dice(monkeypatch, dices):
+    given = iter(dices)
+
+    def scripted(*args, **kwargs):
+        empty = np.array([])
+        return training.Evaluation(1.0, next(given), empty, empty, 0)
+
+    monkeypatch.setattr(_loop, "evaluate", scripted)
+
+
+def test_early_stopping_waits_as_long_as_it_is_told(tmp_path, monkeypatch):
+    scripted_dice(monkeypatch, [0.1, 0.3, 0.2, 0.3, 0.9])
+    # Epoch 4 equals epoch 2 and is no better one: two epochs without, and it ends.
+    records = simple_run(tmp_path, num_epochs=5, patience=2)
+    assert [record.val_dice for record in records] == [0.1, 0.3, 0.2, 0.3]
+    again = simple_run(tmp_path, num_epochs=9, patience=2, resume=True)
+    assert len(again) == 4  # a run that has stopped stays stopped
+
+
+def test_further_metrics_are_in_every_record(tmp_path):
+    records = simple_run(tmp_path, metrics={"iou": iou_score})
+    for record in records:
+        # Of one class: IoU of each image is Dice / (2 - Dice); the mean lies near.
+        assert 0 < record.scores["iou"] < record.val_dice
+        assert record.dice_per_class == (record.val_dice,)
+    assert "iou 0." in str(records[0])
+    assert simple_run(tmp_path, metrics={"iou": iou_score}, resume=True) == records
+
+
+def test_a_metric_by_hand_and_its_undefined_values():
+    logits = binary([[1, 1, 0, 0], [0, 0, 0, 0]])
+    masks = torch.tensor([[0, 1, 1, 1], [0] * 4])[:, None, None].float()
+    criterion = nn.BCEWithLogitsLoss()
+    metrics = {"iou": iou_score, "size": lambda pred, truth: float(pred.sum())}
+    result = evaluate(Logits(), [(logits, masks)], criterion, "cpu", metrics=metrics)
+    assert result.scores == {"iou": 0.25, "size": 1.0}
+
+
+def test_several_logs_and_silence(tmp_path):
+    one, other = [], []
+    records = simple_run(tmp_path, log=[one.append, other.append])
+    assert one == other == records
+
+
+def test_channels_last_is_for_convolutions_of_2d(tmp_path):
+    model = network()
+    simple_run(tmp_path, model, channels_last=True, precision="float32")
+    assert model[0].weight.is_contiguous(memory_format=torch.channels_last)
+    model = nn.Sequential(nn.Conv3d(1, 1, 3, padding=1))
+    batches = [(torch.zeros(1, 1, 4, 4, 4), torch.zeros(1, 1, 4, 4, 4))]
+    train(
+        model, batches, batches, nn.BCEWithLogitsLoss(),
+        optim.SGD(model.parameters(), lr=0.1), 1, "cpu",
+        checkpoint=tmp_path / "b.pth", precision="bfloat16", **QUIET,
+    )  # fmt: skip
+
+
+# Memory and disk
+
+
+class Hungry(nn.Module):
+    def __init__(self, error):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+        self.error = error
+
+    def forward(self, images):
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 9 bytes"),
+        MemoryError(),
+    ],
+)
+@pytest.mark.parametrize("function", [evaluate, one_epoch])
+def test_out_of_memory_says_what_to_change(error, function):
+    with pytest.raises(MemoryError) as caught:
+        function(Hungry(error), [bright_squares(4)], nn.BCEWithLogitsLoss(), "cpu")
+    text = str(caught.value)
+    assert "step 1: out of memory with images (4, 1, 8, 8)" in text
+    assert "halve the batch size to 2 and pass accumulate=2" in text
+    assert "precision='auto'" in text
+
+
+def test_out_of_memory_with_one_image_asks_for_smaller_crops():
+    with pytest.raises(MemoryError, match="train on smaller crops"):
+        one_epoch(Hungry(MemoryError()), [bright_squares(1)], nn.BCELoss(), "cpu")
+
+
+def test_another_error_of_the_network_stays_what_it_is():
+    with pytest.raises(RuntimeError, match="^shape$"):
+        one_epoch(
+            Hungry(RuntimeError("shape")), [bright_squares(1)], nn.BCELoss(), "cpu"
+        )
+
+
+def test_a_loss_that_is_nan_leaves_the_weights_of_the_step_before():
+    model = nn.Conv2d(1, 1, 1)
+    nn.init.constant_(model.weight, 1e30)
+    before = model.weight.item()
+    images, masks = bright_squares(2)
+    batches = [(images * 1e30, masks)]
+    with pytest.raises(ValueError, match=r"lower the learning rate \(it is 0\.1\)"):
+        one_epoch(model, batches, nn.BCEWithLogitsLoss(), "cpu")
+    assert model.weight.item() == before
+
+
+def test_a_full_disk_is_seen_before_training(tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)._replace(free=100)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(OSError, match="has 0 MB left, but checkpoints") as caught:
+        simple_run(tmp_path)
+    assert caught.value.errno == errno.ENOSPC
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_fills_up_keeps_what_was_there(tmp_path):
+    """The kernel itself stops the write, at a limit for the size of files."""
+    state = {"weights": torch.zeros(1000)}
+    checkpoints.save_checkpoint(state, tmp_path / "a.pth")
+    before = (tmp_path / "a.pth").read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
+    try:
+        with pytest.raises(OSError, match=r"a\.pth cannot be written .*is\s+kept"):
+            checkpoints.save_checkpoint(state, tmp_path / "a.pth")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (tmp_path / "a.pth").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["a.pth"]
+
+
+def test_a_folder_without_permission_is_seen_before_training(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may all
+    with pytest.raises(PermissionError, match="may not be written to. Give checkpoint"):
+        simple_run(tmp_path)
