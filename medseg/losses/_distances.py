@@ -58,9 +58,9 @@ def boundary_loss(
             one of them is given.
 
     Source:
-        kervadec2019boundary, equation 5. The paper leaves out the sum of phi g, which
-        has no gradient: its loss is lower by a constant, and can be negative. Its
-        code and MONAI's ``BoundaryLoss`` take one pixel less inside, and 0 for a class
+        kervadec2019boundary. The paper leaves out the sum of phi g, which has no
+        gradient: its loss is lower by a constant, and can be negative. Its code and
+        MONAI's ``BoundaryLoss`` take one pixel less inside, and MONAI's 0 for a class
         that does not occur, whose false positives are then free.
 
     Example:
@@ -128,7 +128,7 @@ def signed_distance_maps(
         ValueError: There is no pixel or no class, or the spacing has another length.
 
     Source:
-        kervadec2019boundary, section 2.
+        kervadec2019boundary.
 
     Example:
         >>> labels = torch.tensor([[[0, 1, 1, 0]]])

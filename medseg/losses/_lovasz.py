@@ -51,8 +51,8 @@ def lovasz_loss(
         ValueError: As `dice_loss`.
 
     Source:
-        berman2018lovasz, sections 3.1 (hinge) and 3.2 (softmax). Its "classes present"
-        leaves absent classes out, its "all" lets the worst pixel of them count.
+        berman2018lovasz. Of a class that does not occur its code counts nothing
+        (``classes="present"``) or the worst pixel alone (``"all"``).
 
     Example:
         One false pixel beside one true: IoU 1/2 of class 1, 2/3 of class 0.

@@ -173,7 +173,7 @@ def tversky_loss(
         ValueError: As `dice_loss`; or alpha or beta is not positive.
 
     Source:
-        salehi2017tversky, equation 2, with the weights of its best run. As MONAI's
+        salehi2017tversky, with the weights of its best run. As MONAI's
         ``TverskyLoss`` (alpha and beta in this order) where every class occurs, but
         for its 1e-5. abraham2019focal names them the other way round.
 
@@ -235,8 +235,8 @@ def focal_tversky_loss(
         ValueError: As `dice_loss`; or alpha, beta or gamma is not positive.
 
     Source:
-        abraham2019focal, equation 4, which sums over the classes where this averages,
-        and calls alpha what is beta here.
+        abraham2019focal, which sums over the classes where this averages, and calls
+        alpha what is beta here.
 
     Example:
         >>> logits = torch.tensor([[[[20.0, -20, 20, -20]]]])
@@ -297,9 +297,10 @@ def generalised_dice_loss(
         ValueError: As `dice_loss`.
 
     Source:
-        sudre2017generalised, section 2. As MONAI's ``GeneralizedDiceLoss`` where every
-        class occurs, but for its 1e-5; there a class that does not gets the largest
-        weight of the others.
+        sudre2017generalised. MONAI's ``GeneralizedDiceLoss`` has this value where every
+        class occurs, if its ``smooth_nr`` and ``smooth_dr`` are set to 0: on images of
+        usual size their 1e-5 is as large as the weighted sums. There a class that does
+        not occur gets the largest weight of the others, and K = 1 has no background.
 
     Example:
         Three pixels of background, one of foreground, 1/2 everywhere:

@@ -50,9 +50,9 @@ def cldice_loss(
             setting is out of range.
 
     Source:
-        shit2021cldice, sections 3 and 4, with the constant of its code. MONAI's
-        ``SoftclDiceLoss`` has this value for one class and one image, but for 1e-4 in
-        the last denominator, and sums over the classes otherwise.
+        shit2021cldice, with the constant of its code. MONAI's ``SoftclDiceLoss`` has
+        this value for one class that occurs and ``per_sample=True``, but for 1e-4 in
+        the last denominator; of several classes it sums the pixels together.
 
     Example:
         A line of five pixels, of which two are found: P = 1, S = (2 + 1) / (5 + 1).
