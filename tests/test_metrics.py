@@ -12,17 +12,22 @@ from skimage.metrics import adapted_rand_error, contingency_table
 
 from medseg.metrics import (
     _membranes,
+    accuracy,
     confusion_counts,
     confusion_matrix,
     dice_per_class,
     dice_score,
+    iou_per_class,
     iou_score,
     pixel_error,
+    pooled_scores,
     precision,
     rand_error,
+    relative_volume_difference,
     sensitivity,
     specificity,
     v_rand,
+    volume_similarity,
     warping_error,
 )
 
@@ -159,6 +164,67 @@ def test_dice_per_class_is_the_dice_of_each_mask():
     np.testing.assert_allclose(scores, expected)
     assert scores[2] == 0
     assert math.isnan(scores[3])
+
+
+def test_accuracy_and_volumes_worked_by_hand():
+    # 3 true positives, 1 false positive, 2 false negatives, 2 true negatives
+    pred, truth = [1, 1, 1, 1, 0, 0, 0, 0], [1, 1, 1, 0, 1, 1, 0, 0]
+    assert accuracy(pred, truth) == 5 / 8
+    assert volume_similarity(pred, truth) == pytest.approx(1 - 1 / 9)
+    assert relative_volume_difference(pred, truth) == pytest.approx(-1 / 5)
+
+
+@given(st.integers(0, 10_000), st.floats(0.05, 1))
+@settings(max_examples=50, deadline=None)
+def test_volume_similarity_is_symmetric_and_never_below_dice(seed, share):
+    pred, truth = random_masks(seed, share=share)
+    truth[0] = False
+    similarity = volume_similarity(pred, truth)
+    assert similarity == volume_similarity(truth, pred)
+    if pred.any() or truth.any():
+        assert similarity >= dice_score(pred, truth) - 1e-12
+
+
+def test_volumes_of_empty_masks():
+    assert math.isnan(volume_similarity(EMPTY, EMPTY))
+    assert volume_similarity(EMPTY, FULL) == volume_similarity(FULL, EMPTY) == 0
+    assert math.isnan(relative_volume_difference(EMPTY, EMPTY))
+    assert relative_volume_difference(EMPTY, FULL) == -1
+    assert relative_volume_difference(FULL, EMPTY) == math.inf
+    assert (accuracy(EMPTY, EMPTY), accuracy(EMPTY, FULL)) == (1, 0)
+
+
+def test_iou_per_class_is_the_iou_of_each_mask():
+    pred, truth = np.random.default_rng(0).integers(0, 3, size=(2, 8, 8))
+    truth[truth == 2] = 1
+    scores = iou_per_class(pred, truth, num_classes=4)
+    expected = [iou_score(pred == k, truth == k) for k in range(4)]
+    np.testing.assert_allclose(scores, expected)
+
+
+def test_pooled_scores_are_those_of_all_pixels_together():
+    pred, truth = np.random.default_rng(0).integers(0, 3, size=(2, 3, 8, 8))
+    truth[truth == 2] = 1  # class 2 only predicted, class 3 nowhere
+    counts = sum(
+        confusion_matrix(p, t, num_classes=4) for p, t in zip(pred, truth, strict=True)
+    )
+    scores = pooled_scores(counts)
+    assert scores.pixel_accuracy == pytest.approx((pred == truth).mean())
+    found = [sensitivity(pred == k, truth == k) for k in range(2)]
+    assert scores.mean_accuracy == pytest.approx(np.mean(found))
+    ious = [iou_score(pred == k, truth == k) for k in range(3)]
+    assert ious[2] == 0
+    assert scores.mean_iou == pytest.approx(np.mean(ious))
+    shares = [(truth == k).mean() for k in range(3)]
+    assert scores.frequency_weighted_iou == pytest.approx(np.dot(shares, ious))
+
+
+def test_pooled_scores_of_no_pixels_and_of_no_matrix():
+    assert all(math.isnan(score) for score in pooled_scores(np.zeros((2, 2), int)))
+    with pytest.raises(ValueError, match=r"matrix \(K, K\), got shape \(2, 3\)"):
+        pooled_scores(np.zeros((2, 3), int))
+    with pytest.raises(TypeError, match="counts must be integers, got float64"):
+        pooled_scores(np.zeros((2, 2)))
 
 
 # The three of ISBI 2012: what they share

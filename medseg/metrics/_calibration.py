@@ -248,7 +248,7 @@ def _as_rows(
     elif np.abs(table.sum(axis=1) - 1).max(initial=0) > 0.01:
         raise ValueError(
             "probabilities must sum to 1 over the K classes, to within 0.01. Put "
-            "logits through softmax; for classes that may overlap, score each with K = 1."
+            "logits through softmax; score classes that overlap one by one, as K = 1."
         )
     kept = truth[counted]
     if not kept.size:

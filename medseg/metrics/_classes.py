@@ -148,12 +148,17 @@ def pooled_scores(counts: ArrayLike | Tensor) -> PooledScores:
         >>> scores.pixel_accuracy, scores.frequency_weighted_iou  # 1/4 1/2 + 3/4 2/3
         (0.75, 0.625)
     """
-    matrix = as_label_map(counts, "counts")
+    matrix = np.asarray(counts.cpu() if isinstance(counts, Tensor) else counts)
+    if matrix.dtype.kind not in "ui":
+        raise TypeError(f"counts must be integers, got {matrix.dtype}.")
+    if matrix.size and matrix.min() < 0:
+        raise ValueError(f"counts must not be negative, got {matrix.min()}.")
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
         raise ValueError(
             f"counts must be a matrix (K, K), got shape {matrix.shape}. Add up what "
             "confusion_matrix returns for each image."
         )
+    matrix = matrix.astype(np.int64)
     total, right, in_truth = matrix.sum(), matrix.diagonal(), matrix.sum(axis=1)
     if not total:
         return PooledScores(nan, nan, nan, nan)
