@@ -29,13 +29,11 @@ class ExportedModel(nn.Module):
     It goes wherever a network goes that is not trained: into ``predict``,
     ``sliding_window``, ``predict_volume``.
 
-    Attributes:
-        metadata: What it expects of an image.
-        axes: ``"HW"`` or ``"DHW"``.
-        size: The only size of images that it takes, or None if there are several.
-        multiple: If there are several: it was exported for multiples of this. Images
-            of other sizes are padded at their end by repeating the border, as the
-            networks of this package do, and the logits are cropped back.
+    ``metadata`` says what it expects of an image, ``axes`` is ``"HW"`` or ``"DHW"``.
+    ``size`` is the only size of images that it takes, or None if there are several;
+    then it was exported for multiples of ``multiple``. Images of other sizes are
+    padded at their end by repeating the border, if that is what the network did
+    itself, as those of this package do, and the logits are cropped back.
 
     Raises:
         TypeError: The images are not floating point (when called).
