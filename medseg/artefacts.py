@@ -111,8 +111,8 @@ def ghosting(
         axis: The direction of phase encoding.
 
     Returns:
-        An array of the same shape, float32: a magnitude, 0 or more, if the image has no
-        negative values.
+        An array of the same shape, float32. It is a magnitude, 0 or more, if the image
+        has no negative values.
 
     Raises:
         ValueError: ``strength`` is negative, or ``num_ghosts`` below 2.
