@@ -127,7 +127,7 @@ def test_named_rules_for_missed_and_absent():
             best = 1 if METRICS[name].higher_is_better else 0
             assert found.scores[name][3, 1] == best
     assert math.isnan(found.scores["sensitivity"][2, 1])  # invented, not absent
-    assert "distance 374 mm. Absent in both: overlap 1 and distance 0." in str(found)
+    assert "distance 374 mm.\nAbsent in both: overlap 1 and distance 0." in str(found)
 
 
 def test_volumes_are_in_ml_and_areas_in_mm2():
@@ -139,6 +139,20 @@ def test_volumes_are_in_ml_and_areas_in_mm2():
     assert row["volume_pred_ml"] == 1.5
     row = report([case("a", THREE, FULL, (0.5, 2.0))], 1).rows()[0]
     assert (row["area_pred_mm2"], row["area_truth_mm2"]) == (3.0, 4.0)
+
+
+def test_without_spacing_there_are_overlaps_and_pixels_and_no_distances(tmp_path):
+    found = report([case("a", THREE, FULL, None)], 1, metrics=["dice"])
+    row = found.rows()[0]
+    assert (row["size_pred_pixels"], row["size_truth_pixels"]) == (3, 4)
+    found.to_json(tmp_path / "a.json")
+    assert load_report(tmp_path / "a.json").spacings == (None,)
+    ax = found.plot_sizes("class 1")[0].axes[0]
+    assert ax.get_ylabel() == "class 1 size, prediction − reference [pixels]"
+    with pytest.raises(ValueError, match="'b': spacing is given for some"):
+        report(
+            [case("a", THREE, FULL, None), case("b", THREE, FULL)], 1, metrics=["dice"]
+        )
 
 
 def random_labels(rng, shape, num_classes):
@@ -633,7 +647,7 @@ NAN = np.array([[math.nan, 1, 1, 0]])
         ([case("b", FULL, FULL, (1, 0))], ValueError, "'b': spacing must be positive"),
         ([case("b", FULL, FULL, (1, math.nan))], ValueError, "'b': spacing must be"),
         ([case("b", FULL, FULL, 1.0)], ValueError, "'b': spacing must be the size"),
-        ([case("b", FULL, FULL, None)], ValueError, "'b': spacing .* got None"),
+        ([case("b", FULL, FULL, None)], ValueError, "'b': hd95 needs the spacing"),
         (
             [case("a", FULL, FULL), case("b", FULL[None], FULL[None], (1, 1, 1))],
             ValueError,

@@ -106,7 +106,8 @@ def report(
         structures  both  missed  invented  absent
         vessel         1       1         0       0
         <BLANKLINE>
-        Missed or invented: overlap 0, distance the diagonal of the image. ...
+        Missed or invented: overlap 0, distance the diagonal of the image.
+        ...
     """
     classes = _class_names(num_classes, names)
     tolerances = _as_tolerances(tolerance, len(classes))
@@ -248,10 +249,14 @@ def _as_case(given: Any, before: Mapping[str, str | None]) -> Case:
 
 
 def _check_same_kind(one: ScoredCase, before: Sequence[ScoredCase]) -> None:
-    if before and len(one.spacing) != len(before[0].spacing):
+    if before and one.ndim != before[0].ndim:
         raise ValueError(
-            f"it has {len(one.spacing)} axes, and the cases before it "
-            f"{len(before[0].spacing)}. Report on images and volumes apart."
+            f"it has {one.ndim} axes, and the cases before it {before[0].ndim}. Report "
+            "on images and volumes apart."
+        )
+    if before and (one.spacing is None) != (before[0].spacing is None):
+        raise ValueError(
+            "spacing is given for some cases and not for others. Give all or none."
         )
     if before and (one.bins is None) != (before[0].bins is None):
         raise ValueError(

@@ -25,7 +25,7 @@ class Case(NamedTuple):
     name: str  # unlike all others
     pred: ArrayLike | Tensor  # labels (H, W) or (D, H, W), integers in [0, K)
     truth: ArrayLike | Tensor  # the same shape
-    spacing: Sequence[float]  # size of a voxel in mm along each axis
+    spacing: Sequence[float] | None  # mm along each axis; None: no distances, no ml
     patient: str | None = None  # None: a patient of its own
     probability: ArrayLike | Tensor | None = None  # (K, *spatial); K <= 2: (*spatial)
 
@@ -74,8 +74,9 @@ class ScoredCase(NamedTuple):
 
     counts: Counts  # (M,) each
     surfaces: dict[str, NDArray[np.float64]]  # (M,); nan empty in both, inf in one
-    spacing: tuple[float, ...]
-    diagonal: float  # of the image, in mm
+    ndim: int
+    spacing: tuple[float, ...] | None
+    diagonal: float  # of the image, in mm; nan without a spacing
     bins: NDArray[np.float64] | None  # (3, BINS): pixels, sum of probability, of hits
 
 
@@ -94,13 +95,8 @@ def score_case(
             f"pred has shape {pred.shape} and truth {truth.shape}. Resample the "
             "prediction to the grid of the reference, with nearest neighbours."
         )
-    if np.ndim(case.spacing) != 1:
-        raise ValueError(
-            "spacing must be the size of a voxel in mm along each axis, such as "
-            f"(3.0, 0.8, 0.8), got {case.spacing!r}."
-        )
-    spacing = as_spacing(case.spacing, pred.ndim)
     wanted = [name for name in metrics if name in FROM_SURFACES]
+    spacing = _as_spacing_or_none(case.spacing, pred.ndim, wanted)
     sizes, surfaces = [], []
     for k, box in enumerate(_class_boxes(pred, truth, num_classes), start=1):
         ours, theirs = pred[box] == k, truth[box] == k
@@ -109,15 +105,16 @@ def score_case(
         sizes.append((both, fp, fn, truth.size - both - fp - fn))
         near = nan if tolerances is None else tolerances[k - 1]
         surfaces.append(
-            _surface_scores(ours, theirs, spacing, wanted, near, definition)
+            _surface_scores(ours, theirs, spacing or (), wanted, near, definition)
         )
     bins = None
     if case.probability is not None:
         bins = _calibration_bins(case.probability, truth, num_classes)
-    extent = np.array(truth.shape) * spacing
+    extent = np.array(truth.shape) * (nan if spacing is None else spacing)
     return ScoredCase(
         Counts(*np.array(sizes, np.int64).T),
         dict(zip(wanted, np.array(surfaces).T, strict=True)),
+        pred.ndim,
         spacing,
         float(np.sqrt((extent**2).sum())),
         bins,
@@ -179,6 +176,24 @@ def _as_labels(
             "with (mask > 127)."
         )
     return labels
+
+
+def _as_spacing_or_none(
+    given: Sequence[float] | None, ndim: int, wanted: Sequence[str]
+) -> tuple[float, ...] | None:
+    if given is None:
+        if wanted:
+            raise ValueError(
+                f"{wanted[0]} needs the spacing, in mm for each axis. Without one, ask "
+                "for metrics=['dice', 'iou'] and other scores that are no distances."
+            )
+        return None
+    if np.ndim(given) != 1:
+        raise ValueError(
+            "spacing must be the size of a voxel in mm along each axis, such as "
+            f"(3.0, 0.8, 0.8), got {given!r}."
+        )
+    return as_spacing(given, ndim)
 
 
 def _class_boxes(

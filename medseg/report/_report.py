@@ -29,6 +29,7 @@ from medseg.statistics import Agreement, Interval, bootstrap_interval
 
 OUTCOMES = ("both", "missed", "invented", "absent")
 MEAN = "mean"  # the row over all classes
+SIZES = {"ml": "volume", "mm2": "area", "pixels": "size"}
 
 
 class Settings(NamedTuple):
@@ -66,20 +67,23 @@ class Report(Tabular):
     metrics: tuple[str, ...]
     scores: dict[str, NDArray[np.float64]]  # (N, M) by metric; nan where undefined
     counts: Counts  # of pixels, (N, M) each
-    spacings: tuple[tuple[float, ...], ...]  # of each case, in mm
+    spacings: tuple[tuple[float, ...] | None, ...]  # of each case, in mm
     settings: Settings
     bins: NDArray[np.float64] | None = None  # (3, bins), of the calibration
 
     @property
     def size_unit(self) -> str:
-        """``"ml"`` for volumes, ``"mm2"`` for images."""
+        """``"ml"`` for volumes, ``"mm2"`` for images, ``"pixels"`` without spacing."""
+        if self.spacings[0] is None:
+            return "pixels"
         return "ml" if len(self.spacings[0]) == 3 else "mm2"
 
     @property
     def sizes(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Volume of prediction and reference in ml, ``(N, M)`` each; area in mm^2."""
+        """Size of prediction and reference, ``(N, M)`` each, in ``size_unit``."""
         tp, fp, fn, _ = self.counts
-        voxels = np.array([np.prod(spacing) for spacing in self.spacings])[:, None]
+        each = [np.prod(spacing or 1.0) for spacing in self.spacings]
+        voxels = np.array(each).reshape(-1, 1)
         scale = voxels / 1000 if self.size_unit == "ml" else voxels
         return (tp + fp) * scale, (tp + fn) * scale
 
@@ -131,7 +135,7 @@ class Report(Tabular):
         Its outcome, scores, the sizes of both masks, and counts of pixels.
         """
         outcomes, (pred, truth) = self.outcomes, self.sizes
-        what = "volume" if self.size_unit == "ml" else "area"
+        what = SIZES[self.size_unit]
         return [
             {
                 "case": case,
@@ -229,9 +233,8 @@ class Report(Tabular):
             for size in self.sizes
         )
         figure, ax = plt.subplots(figsize=(6.5, 3.8), layout="constrained")
-        unit = "ml" if self.size_unit == "ml" else "mm²"
-        what = "volume" if unit == "ml" else "area"
-        label = f"{class_name} {what}"
+        unit = self.size_unit.replace("mm2", "mm²")
+        label = f"{class_name} {SIZES[self.size_unit]}"
         return figure, bland_altman(
             ax, pred, truth, label=label, unit=unit, level=self.settings.level
         )
@@ -343,7 +346,7 @@ def load_report(path: str | os.PathLike[str]) -> Report:
             metrics,
             {metric: column(metric, float) for metric in metrics},
             Counts(*(column(key, np.int64) for key in Counts._fields)),
-            tuple(tuple(spacing) for spacing in about["spacings"].values()),
+            tuple(each and tuple(each) for each in about["spacings"].values()),
             Settings(
                 **settings
                 | {"tolerance": None if tolerance is None else tuple(tolerance)}
@@ -369,9 +372,8 @@ def describe(found: Report) -> list[str]:
         if settings.absent == "undefined"
         else "overlap 1 and distance 0"
     )
-    lines = [
-        f"Missed or invented: overlap 0, distance {distance}. Absent in both: {absent}."
-    ]
+    lines = [f"Missed or invented: overlap 0, distance {distance}."]
+    lines.append(f"Absent in both: {absent}.")
     measured = [name for name in found.metrics if name in FROM_SURFACES]
     if measured:
         surface = {
