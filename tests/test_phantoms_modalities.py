@@ -457,6 +457,14 @@ def test_behind_a_solid_lesion_lies_a_shadow_and_behind_a_cyst_a_bright_band():
     assert kinds == {"cyst", "solid"}
 
 
+def test_damping_that_is_not_corrected_takes_its_decibels_from_the_lower_edge():
+    even, dark = (
+        draw("ultrasound", bias_field=field, seed=1).image[-1].mean()
+        for field in (0, 0.4)
+    )
+    assert even - dark == pytest.approx(0.4 * 30 / 60 * 255, abs=2)
+
+
 def test_areas_of_lesion_and_head_are_those_of_their_outlines():
     lesion = draw("ultrasound", size=(300, 300), seed=1)
     area = (lesion.labels == 1).sum() * np.prod(lesion.spacing)

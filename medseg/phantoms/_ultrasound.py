@@ -55,8 +55,8 @@ def ultrasound(
             mixed in.
         contrast: How much darker than its surroundings a target is: 1 for 14 dB
             (a cyst: 35 dB), 0 for not at all. Brightness of the skull likewise.
-        bias_field: How much of its brightness, in dB of the whole range, the deepest
-            part has lost or won by a wrong correction of depth, 0 to 1.
+        bias_field: Damping that the machine has not corrected: 0 for none, 1 for 30
+            dB at the lower edge, which then is darker than the upper one.
         artefacts: Shadows and bright bands: 0 none, 1 as strong as physics has them
             for a calcified target; and echoes between skin and probe.
 
@@ -81,7 +81,7 @@ def ultrasound(
     check_range("contrast", contrast, 0, 1)
     check_range("bias_field", bias_field, 0, 1)
     check_range("artefacts", artefacts, 0, 1)
-    anatomy, speckle, machine = np.random.default_rng(seed).spawn(3)
+    anatomy, speckle = np.random.default_rng(seed).spawn(2)
     field = 45.0 if target == "lesion" else 120.0
     spacing = (field / size[0], field / size[1])
     lines = [
@@ -96,7 +96,7 @@ def ultrasound(
     wide = 0.01 * field / spacing[1]
     echo_db = body.echo_db - artefacts * ndimage.gaussian_filter(damped, (0, wide))
     depth = lines[0][:, None] / field
-    echo_db = echo_db + bias_field * _RANGE_DB * depth * machine.uniform(-0.6, 0.3)
+    echo_db = echo_db - bias_field * 30 * depth
 
     # Speckle: complex noise, weighted by the echo, seen through the pulse, which is
     # shorter along the beam than across it.
