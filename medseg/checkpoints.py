@@ -249,9 +249,9 @@ def data_hash(dataset: object) -> str:
     """A short name for what a data set holds: 12 hexadecimal digits, from SHA-256.
 
     Of files in ``image_paths`` and ``mask_paths`` it takes names and sizes, not what
-    is in them: a second, not an hour. Of cases in ``cases`` it takes their names, of
-    tensors in ``tensors`` all values, of a ``Subset`` its indices and the whole. Of
-    anything else it knows only the length.
+    is in them: a second, not an hour. Of cases in ``cases`` it takes their names, and
+    their files likewise, of tensors in ``tensors`` all values, of a ``Subset`` its
+    indices and the whole. Of anything else it knows only the length.
 
     Example:
         >>> from torch.utils.data import TensorDataset
@@ -284,3 +284,5 @@ def _facts(dataset: Any) -> Iterator[object]:
             yield values.view(torch.uint8).numpy().tobytes()
     for case in getattr(dataset, "cases", []):
         yield getattr(case, "name", str(case) if isinstance(case, str | Path) else "")
+        for path in getattr(case, "files", []):
+            yield path.name, path.stat().st_size

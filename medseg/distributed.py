@@ -187,9 +187,15 @@ def is_shared(loader: Any) -> bool:
 
 
 def set_epoch(loader: Any, epoch: int) -> None:
-    """Tell such a sampler the epoch, else it would repeat its first order."""
-    if is_shared(loader):
-        loader.sampler.set_epoch(epoch)
+    """Tell sampler and data set the epoch, from 0, else they repeat the first."""
+    owners: list[Any] = [getattr(loader, "sampler", None)]
+    inner = getattr(loader, "dataset", None)
+    while inner is not None:  # a Subset holds another
+        owners.append(inner)
+        inner = getattr(inner, "dataset", None)
+    for owner in owners:
+        if hasattr(owner, "set_epoch"):
+            owner.set_epoch(epoch)
 
 
 class _Parts(Sampler[list[int]]):

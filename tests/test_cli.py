@@ -10,7 +10,7 @@ import pytest
 from skimage.io import imread, imsave
 
 import medseg
-from medseg import commands, phantoms
+from medseg import commands, phantoms, volumes
 from medseg.checkpoints import load_checkpoint
 from medseg.cli import main
 from medseg.commands import _demo, _doctor, _train
@@ -90,9 +90,10 @@ def test_train_predict_evaluate_is_a_round_trip(folders, model, tmp_path, capsys
     status, out, _ = run(capsys, "evaluate", tmp_path / "p", masks, "--json")
     assert status == 0
     report = json.loads(out)
-    assert [case["name"] for case in report["images"]] == [p.name for p in written]
-    scores = [case["dice"] for case in report["images"]]
-    assert report["dice"]["mean"] == pytest.approx(np.mean(scores))
+    assert [row["case"] for row in report["rows"]] == [p.stem for p in written]
+    scores = [row["dice"] for row in report["rows"]]
+    mean = report["summary"]["scores"]["class 1"]["dice"]["mean"]
+    assert mean == pytest.approx(np.mean(scores))
 
 
 def test_predict_agrees_with_the_packages_own_functions(folders, model, tmp_path):
@@ -172,9 +173,78 @@ def test_separate_validation_folders_are_used(folders, tmp_path, capsys):
     assert "10 images to train on, 3 to validate on" in out
 
 
+def test_training_options_reach_training(folders, tmp_path, monkeypatch, capsys):
+    given = {}
+
+    def scripted(*args, scheduler, **options):
+        given.update(options, scheduler=scheduler, optimizer=args[4])
+        return [_train.training.EpochRecord(1, 0.5, 0.5, 0.5, 1.0, 0.1)]
+
+    monkeypatch.setattr(_train.training, "train", scripted)
+    words = ["--schedule", "poly", "--warm-up", 1, "--epochs", 5, "--accumulate", 2]
+    words += ["--clip", 0.5, "--ema", 0.9, "--patience", 3, "--checkpoint-every", 7]
+    words += ["--precision", "float32", "--csv", tmp_path / "run.csv", "--lr", 0.1]
+    words += ["--out", tmp_path / "net.pth"]
+    assert run(capsys, "train", *folders, *words)[0] == 0
+    assert given["scheduler"].get_last_lr() == [0.05]  # half, in the warm-up
+    expected = {
+        "accumulate": 2,
+        "clip_norm": 0.5,
+        "ema_decay": 0.9,
+        "patience": 3,
+        "checkpoint_every": 7,
+        "precision": "float32",
+        "resume": False,
+    }
+    assert {name: given[name] for name in expected} == expected
+    assert given["config"]["learning rate"] == 0.1
+    assert len(given["log"]) == 2  # print, and the table
+
+
+def test_train_leaves_a_table_and_prints_json(folders, tmp_path, capsys):
+    words = [*TINY, "--epochs", 2, "--out", tmp_path / "net.pth"]
+    words += ["--csv", tmp_path / "run.csv", "--tensorboard", tmp_path / "curves"]
+    status, out, err = run(capsys, "train", *folders, *words, "--json")
+    assert (status, err) == (0, "")
+    found = json.loads(out)
+    assert [line["epoch"] for line in found["epochs"]] == [1, 2]
+    assert found["best_epoch"] in (1, 2)
+    assert len((tmp_path / "run.csv").read_text().splitlines()) == 3
+    assert len(list((tmp_path / "curves").iterdir())) == 1
+    # Another learning rate is another run, and it is said which.
+    again = [*words, "--resume", "--lr", "0.5", "--json"]
+    message = refused(capsys, "train", *folders, *again)
+    assert "learning rate was 0.001, is 0.5" in message
+
+
+def test_no_patient_is_on_both_sides(folders):
+    names = [f"p{patient}_{image}" for patient in range(4) for image in "abc"]
+    kept, held = _train.choose(names, 0.25, folders[0], "(p[0-9])_")
+    assert sorted(kept + held) == list(range(12))
+    assert len(held) == 3
+    assert len({names[i][:2] for i in held}) == 1
+    with pytest.raises(ValueError, match="holds one patient"):
+        _train.choose(["a_1", "a_2"], 0.5, folders[0], "(a)_")
+
+
+@pytest.mark.parametrize("error", [MemoryError("out of memory"), OSError(28, "full")])
+def test_memory_and_disk_that_run_out_end_in_one_line(
+    folders, tmp_path, monkeypatch, capsys, error
+):
+    def fail(*args, **options):
+        raise error
+
+    monkeypatch.setattr(_train.training, "train", fail)
+    out = tmp_path / "net.pth"
+    status, _, err = run(capsys, "train", *folders, *TINY, "--out", out)
+    assert status == 2
+    assert err == f"medseg train: error: {error}\n"
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["--schedule", "poly", "--warm-up", "20"], "must be less than --epochs 20"),
         (["--val-images", "x"], "--val-images and --val-masks go together"),
         (["--val-fraction", "1.5"], "--val-fraction must lie between 0 and 1, got 1.5"),
         (["--out", "net.txt"], "--out must end in .pth, got net.txt"),
@@ -225,6 +295,9 @@ def test_predict_says_what_is_wrong_with_a_network(folders, model, tmp_path, cap
 
 def test_predict_refuses_missing_images_and_names_that_collide(model, tmp_path, capsys):
     words = ["predict", model, tmp_path / "in", "--out", tmp_path / "out"]
+    (tmp_path / "empty").mkdir()
+    empty = ["predict", model, tmp_path / "empty", "--out", tmp_path / "out"]
+    assert "empty" in refused(capsys, *empty)
     assert "in does not exist" in refused(capsys, *words)
     for ending in ("png", "bmp"):
         save(tmp_path / "in" / f"a.{ending}", np.zeros((20, 20)))
@@ -245,35 +318,82 @@ def test_evaluate_gives_hand_worked_scores(tmp_path, capsys):
     status, out, _ = run(capsys, *words, "--json")
     assert status == 0
     report = json.loads(out)
-    assert [case["dice"] for case in report["images"]] == pytest.approx(
-        [2 / 3, 0, None, 1]
-    )
-    assert [case["iou"] for case in report["images"]] == pytest.approx(
-        [1 / 2, 0, None, 1]
-    )
-    assert report["dice"]["mean"] == pytest.approx(5 / 9)
-    assert report["dice"]["low"] <= 5 / 9 <= report["dice"]["high"]
-    assert (report["missed"], report["undefined"], report["dice"]["n"]) == (1, 1, 3)
+    assert [row["dice"] for row in report["rows"]] == pytest.approx([2 / 3, 0, None, 1])
+    assert [row["iou"] for row in report["rows"]] == pytest.approx([1 / 2, 0, None, 1])
+    (found,) = report["summary"]["scores"].values()
+    assert found["dice"]["mean"] == pytest.approx(5 / 9)
+    assert found["dice"]["low"] <= 5 / 9 <= found["dice"]["high"]
+    assert (found["dice"]["n"], found["dice"]["undefined"]) == (3, 1)
+    (structures,) = report["summary"]["structures"].values()
+    assert structures == {"both": 2, "missed": 1, "invented": 0, "absent": 1}
+    # Without a spacing there is no distance and no area.
+    assert not [key for key in report["rows"][0] if "hd" in key or "mm" in key]
 
-    _, text, _ = run(capsys, *words)
-    assert re.search(r"half\.png +0\.6667 +0\.5000", text)
-    assert re.search(r"Dice +0\.556 \[.*\] \(n = 3, 1 undefined\)", text)
-    assert "missed: 1" in text
+    status, text, _ = run(capsys, *words)
+    assert status == 0
+    assert re.search(r"class 1 +0\.556 +\[.*\]", text)
 
     pair = [tmp_path / "pred/half.png", tmp_path / "truth/half_mask.png"]
-    status, out, _ = run(capsys, "evaluate", *pair, "--json")
-    assert json.loads(out)["dice"]["mean"] == pytest.approx(2 / 3)
+    spacing = ["--spacing", 1, 0.5, "--tolerance", 0.1]
+    _, out, _ = run(capsys, "evaluate", *pair, *spacing, "--json")
+    (row,) = json.loads(out)["rows"]
+    assert row["dice"] == pytest.approx(2 / 3)
+    assert row["hd95"] == pytest.approx(0.475)  # one pixel of 0.5 mm: 95 % between
 
 
-def test_evaluate_averages_over_the_classes_of_an_image(tmp_path, capsys):
+@pytest.mark.parametrize("how", ["table", "expression"])
+def test_evaluate_draws_patients_not_images(tmp_path, capsys, how):
+    for name, pred in (
+        ("p1_a", [[255, 0]]),
+        ("p1_b", [[255, 255]]),
+        ("p2_a", [[0, 0]]),
+    ):
+        save(tmp_path / "pred" / f"{name}.png", pred)
+        save(tmp_path / "truth" / f"{name}.png", [[255, 0]])
+    which = "(p[0-9])_"
+    if how == "table":
+        which = tmp_path / "patients.csv"
+        which.write_text("name,patient\np1_a.png,x\np1_b,x\np2_a.png,y\n")
+    words = ["evaluate", tmp_path / "pred", tmp_path / "truth", "--patients", which]
+    _, out, _ = run(capsys, *words, "--json", "--csv", tmp_path / "scores.csv")
+    report = json.loads(out)
+    assert report["summary"]["patients"] == 2
+    assert [row["patient"] for row in report["rows"]] == (
+        ["x", "x", "y"] if how == "table" else ["p1", "p1", "p2"]
+    )
+    (found,) = report["summary"]["scores"].values()
+    # Patients are drawn whole: the mean of one alone is 0 or 5 / 6.
+    assert found["dice"]["high"] == pytest.approx(5 / 6)
+    assert len((tmp_path / "scores.csv").read_text().splitlines()) == 4
+
+
+def test_evaluate_says_what_is_wrong_with_the_patients(tmp_path, capsys):
+    for kind in ("pred", "truth"):
+        save(tmp_path / kind / "a.png", [[255, 0]])
+    words = ["evaluate", tmp_path / "pred", tmp_path / "truth", "--patients"]
+    assert "finds no patient in the name 'a'" in refused(capsys, *words, "case_(.*)")
+    assert "is no expression" in refused(capsys, *words, "(")
+    table = tmp_path / "patients.csv"
+    table.write_text("name,patient\nb,x\n")
+    assert "names no patient for a" in refused(capsys, *words, table)
+    table.write_text("file,who\na,x\n")
+    assert "needs two columns, name and patient" in refused(capsys, *words, table)
+
+
+def test_evaluate_scores_the_classes_of_an_image(tmp_path, capsys):
     save(tmp_path / "pred.png", [[0, 1, 1, 2, 0]])
     save(tmp_path / "truth.png", [[0, 1, 0, 0, 3]])
     pair = [tmp_path / "pred.png", tmp_path / "truth.png"]
-    _, out, _ = run(capsys, "evaluate", *pair, "--classes", 5, "--json")
-    report = json.loads(out)
-    # Class 1: 2/3; 2: only predicted, 0; 3: missed, 0; 4: in neither, undefined.
-    assert report["images"][0]["dice"] == pytest.approx((2 / 3 + 0 + 0) / 3)
-    assert (report["missed"], report["undefined"]) == (1, 1)
+    names = ["--names", "background", "liver", "spleen", "tumour", "vessel"]
+    _, out, _ = run(capsys, "evaluate", *pair, "--classes", 5, "--json", *names)
+    rows = {row["class"]: row["dice"] for row in json.loads(out)["rows"]}
+    # 2 is only predicted, 3 is missed, 4 is in neither: undefined.
+    assert rows == {
+        "liver": pytest.approx(2 / 3),
+        "spleen": 0,
+        "tumour": 0,
+        "vessel": None,
+    }
 
 
 def test_evaluate_refuses_what_cannot_be_compared(folders, tmp_path, capsys):
@@ -286,6 +406,102 @@ def test_evaluate_refuses_what_cannot_be_compared(folders, tmp_path, capsys):
     assert "(1, 2) pixels, but its reference" in message
     assert "c.png" in refused(capsys, "evaluate", a, c)
     assert "missing.png" in refused(capsys, "evaluate", a, tmp_path / "missing.png")
+
+
+# Scans
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory):
+    """Five bright cubes in noise, two of them turned, with their masks."""
+    folder = tmp_path_factory.mktemp("scans")
+    rng = np.random.default_rng(0)
+    for number in range(5):
+        labels = np.zeros((8, 14, 12), np.uint8)
+        labels[2:6, 3 + number : 9 + number, 3:9] = 1
+        image = 100 + 50 * labels + rng.normal(0, 5, labels.shape)
+        affine = volumes.grid_affine((2.0, 1.0, 1.0))
+        for kind, array in (("images", image.astype(np.float32)), ("masks", labels)):
+            volume = volumes.Volume(array, affine)
+            if number > 2:
+                volume = volumes.reorient(volume, "ASR")
+            (folder / kind).mkdir(exist_ok=True)
+            volumes.write_nifti(volume, folder / kind / f"s{number}.nii.gz")
+    (folder / "images" / "._s0.nii.gz").write_bytes(b"left by a Mac")
+    return folder
+
+
+TINY3D = [
+    "--widths",
+    "4",
+    "8",
+    "--patch",
+    "8",
+    "8",
+    "8",
+    "--epochs",
+    "8",
+    "--lr",
+    ".02",
+]
+
+
+@pytest.mark.parametrize("modality", ["mr", "ct"])
+def test_scans_are_trained_on_predicted_and_scored(scans, tmp_path, capsys, modality):
+    net, images, masks = tmp_path / "net.pth", scans / "images", scans / "masks"
+    words = [*TINY3D, "--modality", modality, "--out", net, "--json"]
+    status, out, err = run(capsys, "train", images, masks, *words)
+    assert (status, err) == (0, "")
+    assert len(json.loads(out)["epochs"]) == 8
+    settings = json.loads(net.with_suffix(".json").read_text())
+    assert settings["spacing"] == [2.0, 1.0, 1.0]
+    assert (settings["fingerprint"] is None) == (modality == "mr")
+
+    status, out, _ = run(capsys, "predict", net, images, "--out", tmp_path / "p")
+    assert (status, out) == (0, f"5 masks (0 and 1) in {tmp_path / 'p'}\n")
+    for number in (0, 4):  # each in the grid of its scan, turned or not
+        mask, scan = (
+            volumes.read_nifti(folder / f"s{number}.nii.gz")
+            for folder in (tmp_path / "p", images)
+        )
+        volumes.check_same_geometry(mask, scan)
+    status, out, _ = run(capsys, "evaluate", tmp_path / "p", masks, "--json")
+    found = json.loads(out)
+    assert found["summary"]["scores"]["class 1"]["dice"]["mean"] > 0.6
+    assert found["rows"][0]["hd95"] is not None
+
+    assert "is a network for scans" in refused(capsys, "export", net)
+    message = refused(capsys, "predict", net, tmp_path, "--out", tmp_path / "q")
+    assert "holds no scan" in message
+
+
+def test_scans_that_do_not_fit_are_named(scans, tmp_path, capsys):
+    (tmp_path / "masks").mkdir()
+    words = ["train", scans / "images", tmp_path / "masks"]
+    assert "holds no scan" in refused(capsys, *words)
+    source = scans / "masks" / "s0.nii.gz"
+    (tmp_path / "masks" / "x.nii.gz").write_bytes(source.read_bytes())
+    message = refused(capsys, *words)
+    assert "no mask for s0.nii.gz, s1.nii.gz" in message
+    assert "no image for x.nii.gz" in message
+    assert "there is no folder" in refused(capsys, "train", scans / "images", "nowhere")
+
+    other = tmp_path / "other"
+    other.mkdir()
+    for number in range(5):
+        labels = volumes.Volume(np.ones((4, 4, 4), np.uint8), np.eye(4))
+        volumes.write_nifti(labels, other / f"s{number}_mask.nii.gz")
+    message = refused(capsys, "train", scans / "images", other, *TINY3D)
+    assert "s0.nii.gz" in message  # a mask of another size: both are printed
+    cut = (scans / "images" / "s1.nii.gz").read_bytes()[:300]
+    (tmp_path / "cut").mkdir()
+    (tmp_path / "cut" / "s1.nii.gz").write_bytes(cut)
+    net = tmp_path / "net.pth"
+    assert run(capsys, "train", scans / "images", scans / "masks", *TINY3D[:-4],
+               "--epochs", 1, "--out", net)[0] == 0  # fmt: skip
+    message = refused(capsys, "predict", net, tmp_path / "cut", "--out", tmp_path / "p")
+    assert "s1.nii.gz" in message
+    assert list((tmp_path / "p").iterdir()) == []
 
 
 # demo, describe, datasets, doctor
@@ -368,12 +584,15 @@ def test_doctor_finds_nothing_wrong_here(capsys):
 
 def test_doctor_says_what_is_missing_or_too_old(monkeypatch, capsys):
     wanted = ["torch>=99", "nosuchpackage>=1", "pytest>=99; extra == 'test'"]
+    wanted += ["nosuchlog>=1; extra == 'logs'", "pandas>=99; extra == 'tables'"]
     monkeypatch.setattr(_doctor.importlib.metadata, "requires", lambda name: wanted)
     status, out, _ = run(capsys, "doctor")
     assert status == 1
     assert re.search(r"BAD +torch +.*; torch>=99 is needed", out)
     assert re.search(r"BAD +nosuchpackage +not installed; pip install", out)
     assert "pytest" not in out
+    assert re.search(r"ok +nosuchlog \(logs\) +not installed \(optional\)", out)
+    assert re.search(r"BAD +pandas \(tables\) +.*99", out)
 
 
 # The command itself

@@ -21,8 +21,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The words after ``medseg``; None for those of the shell.
 
     Returns:
-        The exit status, 0 if all went well, 1 if ``doctor`` found a fault, 2 for bad
-        input, with the reason in one line, 130 after Ctrl-C.
+        The exit status, 0 if all went well, 1 if a check failed (``doctor``,
+        ``export --check``), 2 for bad input, a full disk or too little memory, with
+        the reason in one line, 130 after Ctrl-C.
 
     Raises:
         SystemExit: Options that do not exist (status 2), ``--help``, ``--version``.
@@ -49,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `medseg describe | head`: the reader has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, MemoryError, ImportError) as error:
         reason = " ".join(str(error).split())
         print(f"medseg {command}: error: {reason}", file=sys.stderr)
         return 2

@@ -6,44 +6,66 @@ Segment medical images with a U-Net, from the command line.
   medseg demo        see it work: draws images, trains, writes a picture and a report
   medseg doctor      check the installation
 
-Every command has its own --help, with examples."""
+Every command has its own --help, with examples. Results go to stdout, progress and
+errors to stderr. Exit status: 0 if all went well, 1 if a check failed, 2 for bad input,
+130 after Ctrl-C."""
 
 TRAIN_HELP = """\
-Train a U-Net on a folder of images and a folder of masks.
+Train a U-Net on a folder of images and a folder of masks; on a folder of scans
+(.nii.gz, .nii, .nrrd, .mha), a 3D U-Net on patches of them.
 
-The mask of x.png is x.png, x_mask.png or x_segmentation.png. A mask is 0 and 255 (or 0
-and 1); with --classes K it holds class numbers from 0. The weights of the epoch with
-the highest validation Dice are kept, beside a small file with the network's settings
-that `medseg predict` reads."""
+The mask of x.png is x.png, x_mask.png or x_segmentation.png; that of x.nii.gz is
+x.nii.gz, or x_mask, x_seg, x_label. A mask is 0 and 255 (or 0 and 1); with --classes K
+it holds class numbers from 0. The weights of the epoch with the highest validation Dice
+are kept, beside a small file with the network's settings that `medseg predict` reads.
+
+Ctrl-C keeps what is done: --resume goes on with the next step. Under torchrun each of
+several GPUs takes its part of every batch."""
 
 TRAIN_EXAMPLES = """\
 examples:
   medseg train images masks
       a fifth of the images, chosen by a hash of their names, is used to validate
-  medseg train images masks --val-images val/images --val-masks val/masks
+  medseg train images masks --patients 'case_([0-9]+)'
       the honest way if one patient has several images: no patient in both
+  medseg train images masks --val-images val/images --val-masks val/masks
+      validate on a folder of your own
   medseg train images masks --epochs 100 --resume
       go on after an interruption, or for more epochs
   medseg train images masks --widths 64 128 256 512 1024 --batch-size 4
-      the network of the paper, for a GPU"""
+      the network of the paper, for a GPU
+  medseg train images masks --batch-size 2 --accumulate 4
+      steps of 8 images in the memory of 2
+  medseg train imagesTr labelsTr --classes 3 --patch 32 48 32
+      a task of the Medical Segmentation Decathlon, in 3D
+  torchrun --nproc-per-node 4 -m medseg train images masks
+      on four GPUs"""
+
+PREDICT_HELP = """\
+Write a mask for each image: a PNG of the image's own size, 0 and 255, or class numbers
+if the network has several classes. A network for scans writes a .nii.gz in the scan's
+own grid, window by window."""
 
 PREDICT_EXAMPLES = """\
 examples:
   medseg predict best_model.pth new/images --out new/masks
-  medseg predict best_model.pth scan.png --out . --force"""
+  medseg predict best_model.pth scan.png --out . --force
+  medseg predict best_model.pth imagesTs --out labelsTs --json > masks.json"""
 
 EVALUATE_HELP = """\
-Compare predicted masks with the reference: Dice and IoU of each image, and their mean
-with a bootstrap interval.
+Compare predicted masks with the reference: the mean of each score, its bootstrap
+interval over patients, what was missed and what was invented.
 
-An image where the reference holds something and the prediction nothing is missed: its
-scores are 0 and stay in the mean. Where both are empty, a score is undefined: it is
-counted, and left out."""
+A structure that is missed or invented has the worst score and stays in the mean. Where
+both masks are empty, a score is undefined: it is counted, and left out. Scans bring
+their spacing, and are scored by distances, too; for images give --spacing."""
 
 EVALUATE_EXAMPLES = """\
 examples:
   medseg evaluate new/masks reference/masks
-  medseg evaluate prediction.png reference.png
+  medseg evaluate prediction.png reference.png --spacing 0.5 0.5
+  medseg evaluate new/masks reference/masks --patients patients.csv --csv scores.csv
+  medseg evaluate labelsTs reference --classes 3 --names background left right
   medseg evaluate new/masks reference/masks --json > scores.json"""
 
 DEMO_EXAMPLES = """\
@@ -92,14 +114,13 @@ TEXTS = {  # summary, description, examples
         DEMO_EXAMPLES,
     ),
     "train": (
-        "train on your own images",
+        "train on your own images or scans",
         TRAIN_HELP,
         TRAIN_EXAMPLES,
     ),
     "predict": (
         "write masks for your images",
-        "Write a mask for each image: a PNG of the image's own size, 0 and 255, or "
-        "class numbers\nif the network has several classes.",
+        PREDICT_HELP,
         PREDICT_EXAMPLES,
     ),
     "evaluate": (
@@ -128,8 +149,8 @@ TEXTS = {  # summary, description, examples
     ),
     "doctor": (
         "check the installation",
-        "Check versions, device, data and free disk. Exit status 1 if something is "
-        "wrong.",
+        "Check versions, device, optional packages, data and free disk. Exit status 1 "
+        "if something\nis wrong; what is optional may be missing.",
         DOCTOR_EXAMPLES,
     ),
 }

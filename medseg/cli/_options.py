@@ -65,6 +65,12 @@ def _train(command: argparse.ArgumentParser) -> None:
         "(default: %(default)s)",
     )
     command.add_argument(
+        "--patients",
+        metavar="EXPR",
+        help="regular expression that finds the patient in a file's name, in brackets: "
+        "'case_([0-9]+)'; then no patient is on both sides",
+    )
+    command.add_argument(
         "--epochs", type=_count, default=20, metavar="N", help="default: %(default)s"
     )
     command.add_argument(
@@ -75,7 +81,51 @@ def _train(command: argparse.ArgumentParser) -> None:
         help="learning rate of Adam (default: %(default)s)",
     )
     command.add_argument(
-        "--batch-size", type=_count, default=8, metavar="N", help="default: %(default)s"
+        "--schedule",
+        default="constant",
+        choices=["constant", "poly", "cosine"],
+        help="of the learning rate over the epochs (default: %(default)s)",
+    )
+    command.add_argument(
+        "--warm-up",
+        type=int,
+        default=0,
+        metavar="N",
+        help="epochs over which the rate of a schedule rises (default: %(default)s)",
+    )
+    command.add_argument(
+        "--batch-size",
+        type=_count,
+        metavar="N",
+        help="default: 8; for scans 2 patches",
+    )
+    command.add_argument(
+        "--accumulate",
+        type=_count,
+        default=1,
+        metavar="N",
+        help="batches that make one step, if memory is short (default: %(default)s)",
+    )
+    command.add_argument(
+        "--clip", type=_positive, metavar="X", help="largest norm of the gradients"
+    )
+    command.add_argument(
+        "--ema",
+        type=float,
+        metavar="D",
+        help="keep a moving average of the weights, such as 0.99",
+    )
+    command.add_argument(
+        "--patience",
+        type=_count,
+        metavar="N",
+        help="stop when N epochs have brought no better one",
+    )
+    command.add_argument(
+        "--precision",
+        default="auto",
+        choices=["auto", "float32", "bfloat16", "float16"],
+        help="auto: half precision where the device is made for it (default)",
     )
     command.add_argument(
         "--size",
@@ -84,7 +134,21 @@ def _train(command: argparse.ArgumentParser) -> None:
         metavar="N",
         help="images are resized to N x N pixels (default: %(default)s)",
     )
-    _add_network(command, widths=[16, 32, 64, 128, 256])
+    command.add_argument(
+        "--patch",
+        type=_count,
+        nargs=3,
+        metavar=("D", "H", "W"),
+        help="of scans: voxels of a patch (default: the median scan, 64 at most)",
+    )
+    command.add_argument(
+        "--modality",
+        default="mr",
+        choices=["mr", "ct"],
+        help="of scans: mr, each by itself has mean 0 and sd 1; ct, Hounsfield units "
+        "clipped to what the labels hold (default: %(default)s)",
+    )
+    _add_network(command)
     command.add_argument(
         "--seed", type=int, default=0, metavar="N", help="default: %(default)s"
     )
@@ -102,6 +166,19 @@ def _train(command: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="weights of the best epoch (default: %(default)s)",
     )
+    command.add_argument(
+        "--checkpoint-every",
+        type=_count,
+        metavar="N",
+        help="be ready to resume after N steps too, not only after each epoch",
+    )
+    command.add_argument(
+        "--csv", type=Path, metavar="FILE", help="table with a line an epoch"
+    )
+    command.add_argument(
+        "--tensorboard", type=Path, metavar="DIR", help="curves for TensorBoard"
+    )
+    command.add_argument("--json", action="store_true", help="print JSON at the end")
     command.add_argument("--resume", action="store_true", help="go on with FILE")
     command.add_argument("--force", action="store_true", help="replace FILE")
     _add_device(command)
@@ -112,7 +189,10 @@ def _predict(command: argparse.ArgumentParser) -> None:
         "model", type=Path, metavar="MODEL", help="what `medseg train` wrote: a .pth"
     )
     command.add_argument(
-        "images", type=Path, metavar="IMAGES", help="a folder of images, or one image"
+        "images",
+        type=Path,
+        metavar="IMAGES",
+        help="a folder of images or scans, or one",
     )
     command.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="folder for the masks"
@@ -125,6 +205,7 @@ def _predict(command: argparse.ArgumentParser) -> None:
         help="foreground from this probability on (default: %(default)s)",
     )
     command.add_argument("--force", action="store_true", help="replace masks in DIR")
+    command.add_argument("--json", action="store_true", help="print JSON")
     _add_device(command)
 
 
@@ -180,8 +261,30 @@ def _evaluate(command: argparse.ArgumentParser) -> None:
         type=_count,
         default=1,
         metavar="K",
-        help="class numbers 0..K-1 in the masks; an image's score is the mean over "
-        "1..K-1 (default: %(default)s, for masks of 0 and 255)",
+        help="class numbers 0..K-1 in the masks (default: %(default)s, for masks of 0 "
+        "and 255)",
+    )
+    command.add_argument(
+        "--names", nargs="+", metavar="NAME", help="of the classes, background first"
+    )
+    command.add_argument(
+        "--patients",
+        metavar="WHICH",
+        help="a CSV file with the columns name and patient, or a regular expression "
+        "that finds the patient in a name: 'case_([0-9]+)'",
+    )
+    command.add_argument(
+        "--spacing",
+        type=_positive,
+        nargs=2,
+        metavar="MM",
+        help="of images: height and width of a pixel; then distances are scored too",
+    )
+    command.add_argument(
+        "--tolerance", type=_positive, metavar="MM", help="for surface Dice"
+    )
+    command.add_argument(
+        "--csv", type=Path, metavar="FILE", help="write a line for each image and class"
     )
     command.add_argument("--json", action="store_true", help="print JSON")
 
@@ -264,14 +367,19 @@ COMMANDS = {
 }
 
 
-def _add_network(command: argparse.ArgumentParser, widths: list[int]) -> None:
+def _add_network(
+    command: argparse.ArgumentParser, widths: list[int] | None = None
+) -> None:
+    usual = "16 32 64 128 256; scans: 16 32 64 128"
+    if widths is not None:
+        usual = " ".join(map(str, widths))
     command.add_argument(
         "--widths",
         type=_count,
         nargs="+",
         default=widths,
         metavar="N",
-        help=f"channels at each scale (default: {' '.join(map(str, widths))})",
+        help=f"channels at each scale (default: {usual})",
     )
     command.add_argument(
         "--channels",

@@ -14,6 +14,8 @@ from medseg.commands._networks import pick_device
 from medseg.commands._reports import to_json
 from medseg.models.unet import UNet
 
+OPTIONAL = ("dicom", "export", "itk", "logs", "tables")  # extras for users
+
 
 def doctor(*, json: bool) -> int:
     """Check versions, device, data and disk; 1 if something is wrong."""
@@ -21,6 +23,8 @@ def doctor(*, json: bool) -> int:
     for line in importlib.metadata.requires("medseg") or []:
         if "extra ==" not in line:
             checks.append(_check_version(line))
+        elif extra := _extra_of(line):
+            checks.append(_check_optional(line, extra))
     checks.append(("medseg", True, medseg.__version__))
     where = pick_device("auto")
     about = torch.cuda.get_device_name() if where.type == "cuda" else platform.machine()
@@ -51,6 +55,21 @@ def doctor(*, json: bool) -> int:
             print(f"{'ok ' if good else 'BAD'}  {title:16} {text}")
         print("all is well" if fine else "something is wrong: see the lines with BAD")
     return 0 if fine else 1
+
+
+def _extra_of(requirement: str) -> str:
+    """The extra that brings an optional package; "" for those of developers alone."""
+    match = re.search(r"extra == ['\"](\w+)['\"]", requirement)
+    return match[1] if match and match[1] in OPTIONAL else ""
+
+
+def _check_optional(requirement: str, extra: str) -> tuple[str, bool, str]:
+    """A package that may be missing, but not be too old."""
+    name, good, found = _check_version(requirement)
+    if found.startswith("not installed"):
+        found = f"not installed (optional); pip install 'medseg[{extra}]'"
+        return f"{name} ({extra})", True, found
+    return f"{name} ({extra})", good, found
 
 
 def _check_version(requirement: str) -> tuple[str, bool, str]:

@@ -1,65 +1,123 @@
 """``medseg evaluate``: masks against a reference."""
 
+import csv
+import io
+import os
+from collections.abc import Iterator, Sequence
+from json import loads
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-
-from medseg.commands._reports import files_of, number, summary, to_json
+from medseg import volumes
+from medseg.commands._reports import files_of, patient_of, to_json, write_text
+from medseg.commands._volumes import is_volume, pair_volumes, stem
 from medseg.imagefiles import pair_files, read_mask
-from medseg.metrics import dice_score, iou_score
-from medseg.statistics import bootstrap_interval
+from medseg.report import Case, report
+
+OVERLAP = ("dice", "iou", "sensitivity", "precision")  # need no spacing
 
 
-def evaluate(*, pred: Path, truth: Path, classes: int, json: bool) -> int:
+def evaluate(
+    *,
+    pred: Path,
+    truth: Path,
+    classes: int,
+    spacing: list[float] | None,
+    tolerance: float | None,
+    patients: str | None,
+    names: list[str] | None,
+    csv: Path | None,
+    json: bool,
+) -> int:
     """Score masks against a reference, image by image."""
+    for path in (pred, truth):
+        if not path.exists():
+            raise FileNotFoundError(
+                f"{path} does not exist (looked for from {Path.cwd()})."
+            )
     if pred.is_dir() != truth.is_dir():
         raise ValueError(f"give two folders or two files, got {pred} and {truth}.")
-    if pred.is_dir():
-        preds, truths = pair_files(pred, truth)
+    scans = is_volume(pred)
+    pairs: Sequence[tuple[Path, Path]]
+    if not pred.is_dir():
+        pairs = [(files_of(pred)[0], files_of(truth)[0])]
+    elif scans:
+        pairs = pair_volumes(pred, truth)
     else:
-        preds, truths = files_of(pred), files_of(truth)
-    table, missed = [], 0  # (images, foreground classes, 2)
-    for pred_path, truth_path in zip(preds, truths, strict=True):
-        ours, theirs = read_mask(pred_path, classes), read_mask(truth_path, classes)
-        if ours.shape != theirs.shape:
-            raise ValueError(
-                f"{pred_path} has {ours.shape} pixels, but its reference {truth_path} "
-                f"has {theirs.shape}. Resize the prediction to the reference."
-            )
-        row = []
-        for label in range(1, max(classes, 2)):
-            pair = ours == label, theirs == label
-            row.append((dice_score(*pair), iou_score(*pair)))
-            missed += bool(pair[1].any() and not pair[0].any())
-        table.append(row)
-    scores = np.array(table)
-    undefined = int(np.isnan(scores[..., 0]).sum())
-    defined = ~np.isnan(scores)
-    sums = np.where(defined, scores, 0).sum(axis=1)  # (images, 2)
-    counts = defined.sum(axis=1)
-    means = np.where(counts, sums / np.maximum(counts, 1), np.nan)
-    intervals = [bootstrap_interval(column) for column in means.T]
-    if json:
-        report = {
-            "dice": summary(intervals[0]),
-            "iou": summary(intervals[1]),
-            "missed": missed,
-            "undefined": undefined,
-            "images": [
-                {"name": path.name, "dice": number(dice), "iou": number(iou)}
-                for path, (dice, iou) in zip(preds, means, strict=True)
-            ],
-        }
-        print(to_json(report))
-        return 0
-    wide = max(len(path.name) for path in preds)
-    print(f"{'image':{wide}}    Dice     IoU")
-    for path, (dice, iou) in zip(preds, means, strict=True):
-        print(f"{path.name:{wide}}  {dice:6.4f}  {iou:6.4f}")
-    print(
-        f"\nDice  {intervals[0]}\nIoU   {intervals[1]}\n"
-        "mean over images, with its 95 % bootstrap interval\n"
-        f"missed: {missed} (in the reference, and not found; scored 0)\n"
-        f"undefined: {undefined} (empty in both; left out)"
+        pairs = list(zip(*pair_files(pred, truth), strict=True))
+    if scans and spacing:
+        raise ValueError("--spacing is for images: scans have their own.")
+    if tolerance is not None and not (scans or spacing):
+        raise ValueError("--tolerance is a distance: give --spacing, too.")
+    found = report(
+        _cases(pairs, classes, spacing, patients, scans),
+        classes,
+        names=names or (),
+        metrics=None if scans or spacing else OVERLAP,
+        tolerance=tolerance,
+        progress=os.isatty(2),
     )
+    content = loads(found.to_json())
+    if not (scans or spacing):  # then nothing in mm is known
+        del content["summary"]["spacings"]
+        for row in content["rows"]:
+            for key in [key for key in row if "_mm" in key]:
+                del row[key]
+    if csv is not None:
+        _write_csv(csv, content["rows"])
+    print(to_json(content) if json else found)
     return 0
+
+
+def _cases(
+    pairs: Sequence[tuple[Path, Path]],
+    classes: int,
+    spacing: list[float] | None,
+    patients: str | None,
+    scans: bool,
+) -> Iterator[Case]:
+    """One case at a time, as the report takes them."""
+    listed = _listed(Path(patients)) if patients and Path(patients).is_file() else None
+    for pred_path, truth_path in pairs:
+        name = stem(pred_path)
+        patient = None
+        if listed is not None:
+            if name not in listed:
+                raise ValueError(f"{patients} names no patient for {name}.")
+            patient = listed[name]
+        elif patients:
+            patient = patient_of(name, patients)
+        if scans:
+            ours, theirs = (
+                volumes.to_labels(volumes.read_volume(path))
+                for path in (pred_path, truth_path)
+            )
+            volumes.check_same_geometry(ours, theirs)
+            yield Case(name, ours.array, theirs.array, ours.spacing, patient)
+        else:
+            mask, reference = (read_mask(p, classes) for p in (pred_path, truth_path))
+            if mask.shape != reference.shape:
+                raise ValueError(
+                    f"{pred_path} has {mask.shape} pixels, but its reference "
+                    f"{truth_path} has {reference.shape}. Resize the prediction to "
+                    "the reference."
+                )
+            # Without a spacing, nothing is asked that depends on it.
+            yield Case(name, mask, reference, spacing or (1.0, 1.0), patient)
+
+
+def _write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
+    text = io.StringIO(newline="")
+    table = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows)
+    write_text(path, text.getvalue())
+
+
+def _listed(path: Path) -> dict[str, str]:
+    """Patients by the names of their images, from a table with these two columns."""
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        rows = list(csv.DictReader(file))
+    if not rows or not {"name", "patient"} <= set(rows[0]):
+        raise ValueError(f"{path} needs two columns, name and patient, and some lines.")
+    return {stem(Path(row["name"])): row["patient"] for row in rows}

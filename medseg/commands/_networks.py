@@ -14,14 +14,47 @@ from medseg.inference import predict_probabilities, to_labels
 from medseg.models.unet import UNet
 from medseg.transforms import make_val_transform
 
+# What is written beside the weights, and of which kind.
+COMMON = {"network": str, "in_channels": int, "out_channels": int, "widths": list}
+KINDS: dict[str, dict[str, Any]] = {
+    "unet": {**COMMON, "size": int},
+    "unet3d": {
+        **COMMON,
+        "patch": list,
+        "spacing": list,
+        "orientation": str,
+        "fingerprint": dict | None,
+    },
+}
 
-def load_network(path: Path, device: torch.device) -> tuple[nn.Module, dict[str, Any]]:
-    """The network that ``train`` wrote, and its settings."""
+
+def build(settings: dict[str, Any]) -> nn.Module:
+    """The network of some settings, with new weights."""
+    channels = settings["in_channels"], settings["out_channels"]
+    if settings["network"] == "unet3d":
+        # Few patches make a batch: too few for batch norm.
+        options: dict[str, Any] = {"norm": "instance", "spatial_dims": 3}
+        return UNet(*channels, widths=settings["widths"], **options)
+    return UNet(*channels, widths=settings["widths"])
+
+
+def load_network(
+    path: Path, device: torch.device, *, volumes: bool = False
+) -> tuple[nn.Module, dict[str, Any]]:
+    """The network that ``train`` wrote, and its settings.
+
+    Raises:
+        FileNotFoundError: One of the two files is not there.
+        ValueError: They are damaged, do not belong together, or are of a network for
+            scans where ``volumes`` does not allow one.
+    """
     state = load_checkpoint(path)
     settings = read_settings(path.with_suffix(".json"))
-    model = UNet(
-        settings["in_channels"], settings["out_channels"], widths=settings["widths"]
-    )
+    if settings["network"] == "unet3d" and not volumes:
+        raise ValueError(
+            f"{path} is a network for scans, in 3D; this takes one for images."
+        )
+    model = build(settings)
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
@@ -33,27 +66,27 @@ def load_network(path: Path, device: torch.device) -> tuple[nn.Module, dict[str,
 
 
 def read_settings(path: Path) -> dict[str, Any]:
+    """The settings that ``train`` writes beside the weights.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It holds something else.
+    """
     if not path.is_file():
         raise FileNotFoundError(
             f"there is no {path}: the network's settings, which `medseg train` writes "
             "beside the weights. Copy it to the same place."
         )
-    kinds = {
-        "network": str,
-        "in_channels": int,
-        "out_channels": int,
-        "widths": list,
-        "size": int,
-    }
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
+        kinds = KINDS[settings["network"]]
         good = all(isinstance(settings[key], kind) for key, kind in kinds.items())
     except (ValueError, KeyError, TypeError):
         good = False
-    if not good or settings["network"] != "unet":
+    if not good:
         raise ValueError(
-            f"{path} does not hold the settings of a network ({', '.join(kinds)}), "
-            "which `medseg train` writes."
+            f"{path} does not hold the settings of a network "
+            f"({', '.join(KINDS['unet'])}), which `medseg train` writes."
         )
     return {key: settings[key] for key in kinds}
 

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,30 @@ def files_of(path: Path) -> list[Path]:
             f"{path} does not exist (looked for from {Path.cwd()})."
         )
     return images_in(path)
+
+
+def patient_of(name: str, pattern: str) -> str:
+    """Patient in the name of a file: what the brackets of an expression find.
+
+    Example:
+        >>> patient_of("case_017_slice_3", "case_([0-9]+)")
+        '017'
+
+    Raises:
+        ValueError: The expression is none, or finds nothing.
+    """
+    try:
+        match = re.search(pattern, name)
+    except re.error as error:
+        raise ValueError(
+            f"--patients {pattern!r} is no expression: {error}."
+        ) from error
+    if not match or not match.groups():
+        raise ValueError(
+            f"--patients {pattern!r} finds no patient in the name {name!r}; put the "
+            "part that names the patient in brackets, such as 'case_([0-9]+)'."
+        )
+    return match.group(1)
 
 
 def number(value: float) -> float | None:
@@ -43,6 +68,15 @@ def to_json(value: Any) -> str:
 
 
 def write_json(path: Path, value: Any) -> None:
+    """Write JSON, whole or not at all."""
+    write_text(path, to_json(value) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text, whole or not at all."""
     unfinished = path.with_name(path.name + ".tmp")
-    unfinished.write_text(to_json(value) + "\n", encoding="utf-8")
-    os.replace(unfinished, path)
+    try:
+        unfinished.write_text(text, encoding="utf-8")
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)

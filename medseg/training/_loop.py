@@ -229,7 +229,7 @@ def train(
             if patience is not None and _epochs_since_best(records) >= patience:
                 break
             start = time.perf_counter()
-            distributed.set_epoch(batches, epoch)
+            distributed.set_epoch(batches, epoch - 1)
             if under_way is None:
                 rate = float(optimizer.param_groups[0]["lr"])
                 begun: dict[str, Any] = {
