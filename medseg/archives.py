@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 import pooch
 import requests
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 ATTEMPTS = 3  # in which a lost connection is taken up again
 SECONDS = 30  # without a byte, after which a connection counts as lost
