@@ -372,19 +372,18 @@ def describe(found: Report) -> list[str]:
         if settings.absent == "undefined"
         else "overlap 1 and distance 0"
     )
+    measured = [name for name in found.metrics if name in FROM_SURFACES]
+    if not measured:
+        return ["Missed or invented: 0.", f"Absent in both: {absent}."]
     lines = [f"Missed or invented: overlap 0, distance {distance}."]
     lines.append(f"Absent in both: {absent}.")
-    measured = [name for name in found.metrics if name in FROM_SURFACES]
-    if measured:
-        surface = {
-            "directed_max": "voxel edges; Hausdorff the larger of the two directions",
-            "pooled": "voxel edges; Hausdorff over both directions together",
-            "area_weighted": "surface elements, weighted by area; Hausdorff the larger "
-            "of the two directions",
-        }
-        lines.append(
-            f"Surfaces: {surface[settings.definition]} ({settings.definition})."
-        )
+    surface = {
+        "directed_max": "voxel edges; Hausdorff the larger of the two directions",
+        "pooled": "voxel edges; Hausdorff over both directions together",
+        "area_weighted": "surface elements, weighted by area; Hausdorff the larger of "
+        "the two directions",
+    }
+    lines.append(f"Surfaces: {surface[settings.definition]} ({settings.definition}).")
     if "surface_dice" in measured and settings.tolerance:
         several = len(set(settings.tolerance)) > 1
         near = ", ".join(
