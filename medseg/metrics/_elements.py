@@ -1,9 +1,9 @@
 """Surface elements: the pieces of surface between the centres of 2 x 2 x 2 voxels.
 
-Marching cubes at level one half. In each cube that eight voxel centres span, corners in
-the mask are cut off from those outside, half-way along the cube's edges. Corners of the
-rarer kind that no edge of the cube joins are cut off one by one. In 2D, marching
-squares.
+Marching cubes (lorensen1987marching) at level one half. In each cube that eight voxel
+centres span, corners in the mask are cut off from those outside, half-way along the
+cube's edges. Corners of the rarer kind that no edge of the cube joins are cut off one
+by one. In 2D, marching squares.
 """
 
 from functools import lru_cache

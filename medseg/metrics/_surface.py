@@ -201,9 +201,9 @@ def average_surface_distance(
     """Average distance between the surfaces of two masks in mm.
 
     Two averages have the same names in the literature. ``pooled``, the default, is the
-    average over the points of both surfaces together (ASSD), as in MONAI;
-    ``mean_of_means`` averages each direction by itself first (MASD), as medpy's
-    ``assd`` does. They differ where the surfaces have different numbers of points.
+    average over the points of both surfaces together (ASSD), as in MONAI and medpy;
+    ``mean_of_means`` averages each direction by itself first (MASD). They differ where
+    the surfaces have different numbers of points.
 
     Args:
         pred: Predicted mask, ``(H, W)`` or ``(D, H, W)``: booleans, or 0 and 1.
