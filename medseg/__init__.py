@@ -9,7 +9,7 @@ same spatial size. Labels are integers ``(B, *spatial)``. ``K = 1`` is the binar
 shorthand: one foreground logit, and a sigmoid. Distances are in millimetres and need
 the voxel ``spacing``, in the order of the array's axes.
 
-Each public name has one home: ``medseg.losses.dice_loss`` is in ``losses.py``.
+Each public name has one home and one import path: ``medseg.losses.dice_loss``.
 ``import medseg`` loads nothing else; a module is loaded when it is first used.
 """
 

@@ -29,8 +29,9 @@ def lovasz_loss(
       0 for a pixel that is right by a margin of 1, and above 1 for one that is wrong.
 
     A class that does not occur is scored by its complement, as in `dice_loss`: all
-    pixels are in the reference then, and the sum is the mean error. Without that only
-    the single worst pixel would count, or none where such classes are left out.
+    pixels are in the reference then, and the sum is the mean error: for K = 1 every
+    pixel with z above -1 costs and has a gradient. Without that only the single worst
+    pixel would count, or none where such classes are left out.
 
     Args:
         logits: Scores before softmax or sigmoid, ``(B, K, *spatial)``.
