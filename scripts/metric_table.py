@@ -476,9 +476,9 @@ Scores have names, and names have several definitions. Here are {count} pairs of
 and what each library says of them: {versions}.
 All functions are called with their defaults (surface-distance 0.1 with `np.Inf` and
 `np.NaN` put back, without which it fails on NumPy 2). A library's value stands in the
-row of the definition that it follows, as far as it follows one; {{doc}}`api/metrics` says what the definitions are.
-Where it differs from ours, a **letter** leads to the reason below. Distances are in mm;
-surface Dice is that at {tolerance:g} mm.
+row of the definition that it follows, as far as it follows one; what the definitions
+are is in {{doc}}`api/metrics`. Where it differs from ours, a **letter** leads to the
+reason below. Distances are in mm; surface Dice is that at {tolerance:g} mm.
 
 Read down a column first. For the first pair, HD95 is {stray}:
 one pair of masks, one name, three definitions in use. A paper that gives an HD95 and
