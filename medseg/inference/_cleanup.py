@@ -84,7 +84,7 @@ def remove_small(
     """
     if not min_volume >= 0:
         raise ValueError(f"min_volume must be at least 0 mm^3, got {min_volume}.")
-    voxel = float(np.prod(as_spacing(spacing, np.ndim(labels))))
+    voxel = float(np.prod(as_spacing(spacing, _as_array(labels).ndim)))
 
     def clean(mask: Mask) -> Mask:
         components, sizes = _components(mask, connectivity)

@@ -51,8 +51,8 @@ def augmented_samples(
         >>> import torch
         >>> images = torch.rand(1, 1, 4, 6)
         >>> samples = augmented_samples(nn.Identity(), images, plane=(0, 1))
-        >>> [torch.equal(sample, images.sigmoid()) for sample in samples] == 8 * [True]
-        True
+        >>> sum(torch.allclose(sample, images.sigmoid()) for sample in samples)
+        8
     """
     dims = images.ndim - 2
     axes = tuple(range(dims)) if flips is None else tuple(flips)
