@@ -39,7 +39,7 @@ def polynomial(
         ValueError: A setting is out of range.
 
     Source:
-        chen2018deeplab, section 4.1, for the power of 0.9.
+        chen2018deeplab, whose "poly" has a power of 0.9.
 
     Example:
         >>> import torch
