@@ -195,6 +195,7 @@ def test_scores_are_those_of_the_metrics_one_class_at_a_time(shape, definition):
                 "sensitivity": metrics.sensitivity(p, t),
                 "specificity": metrics.specificity(p, t),
                 "precision": metrics.precision(p, t),
+                "volume_similarity": metrics.volume_similarity(p, t),
                 "hd": metrics.hausdorff_distance(p, t, spacing, definition=definition),
                 "hd95": metrics.hausdorff_distance(
                     p, t, spacing, percentile=95, definition=definition
@@ -204,16 +205,12 @@ def test_scores_are_those_of_the_metrics_one_class_at_a_time(shape, definition):
                     p, t, spacing, (0.5, 1.0, 2.0)[k - 1], **surface
                 ),
             }
+            assert set(expected) == set(ALL)
             for name, value in expected.items():
                 value = 999.0 if math.isinf(value) else value
                 assert found.scores[name][i, k - 1] == pytest.approx(
                     value, nan_ok=True
                 ), (name, i, k)
-
-
-def test_volume_similarity_is_of_sizes_alone():
-    found = report([case("a", [[1, 1, 0, 0]], [[0, 1, 1, 1]])], 1, metrics=ALL[:6])
-    assert found.scores["volume_similarity"][0, 0] == pytest.approx(1 - 1 / 5)
 
 
 def test_tensors_tuples_booleans_and_float_masks_are_taken():
@@ -391,20 +388,30 @@ def test_calibration_of_the_foreground_is_over_all_pixels():
         [case(name, THREE, truth, probability=probability) for name in "ab"], 2
     )
     pixels, expected, hits = found.bins
-    assert (pixels[9], hits[9], pixels[0], hits[0]) == (6, 4, 2, 0)
-    assert expected[9] == pytest.approx(5.4)
+    assert pixels[pixels > 0].tolist() == [2, 6]
+    assert hits[pixels > 0] == pytest.approx([0, 4])
+    assert expected[pixels > 0] == pytest.approx([0.1, 5.4])
     assert found.calibration_error == pytest.approx((1.4 + 0.1) / 8)
     assert found.summary()["calibration"]["error"] == pytest.approx(0.1875)
     assert "Expected calibration error 0.188" in str(found)
 
 
-def test_calibration_of_classes_is_of_the_one_predicted():
-    probability = torch.tensor([[[0.2, 0.5]], [[0.75, 0.3]], [[0.05, 0.2]]])
-    found = report([case("a", [[1, 0]], [[1, 1]], probability=probability)], 3)
-    pixels, _, hits = found.bins
-    assert (pixels[7], hits[7]) == (1, 1)  # 0.75 for class 1, which is right
-    assert (pixels[5], hits[5]) == (1, 0)
-    assert found.calibration_error == pytest.approx((0.25 + 0.5) / 2)
+def test_calibration_of_classes_is_that_of_all_cases_in_one_batch():
+    rng = np.random.default_rng(0)
+    probability = torch.from_numpy(rng.dirichlet([1, 1, 1], size=(4, 5, 6)))
+    probability = probability.permute(0, 3, 1, 2)  # (B, K, H, W)
+    truth = rng.integers(0, 3, (4, 5, 6))
+    found = report(
+        [
+            Case(
+                f"{i}", probability[i].argmax(0), truth[i], (1, 1), None, probability[i]
+            )
+            for i in range(4)
+        ],
+        3,
+    )
+    expected = metrics.calibration_error(probability, truth)
+    assert found.calibration_error == pytest.approx(expected, abs=1e-6)
 
 
 def test_without_probabilities_there_is_no_calibration():
@@ -678,9 +685,13 @@ NAN = np.array([[math.nan, 1, 1, 0]])
         (
             [case("b", FULL, FULL, probability=2.0 * FULL)],
             ValueError,
-            r"'b': probability must lie in \[0, 1\]",
+            r"'b': probabilities must lie in \[0, 1\]",
         ),
-        ([case("b", FULL, FULL, probability=NAN)], ValueError, "hold no nan"),
+        (
+            [case("b", FULL, FULL, probability=NAN)],
+            ValueError,
+            r"'b': probabilities must lie in \[0, 1\]",
+        ),
     ],
 )
 def test_bad_cases_are_refused_by_name(cases, error, message):

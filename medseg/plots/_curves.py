@@ -76,7 +76,8 @@ def reliability_diagram(
     On the dashed diagonal, of the pixels called foreground with a probability of 0.8,
     8 of 10 are. Below it the network is too sure of itself. The grey bars show how many
     pixels lie in each bin, on a logarithmic scale to the right: a point far off the
-    line matters little where the bar is short.
+    line matters little where the bar is short. The three columns come from
+    :func:`medseg.metrics.reliability_table`.
 
     Args:
         ax: Where to draw.
@@ -151,7 +152,8 @@ def froc_curve(
     """Draw the share of lesions found against the false alarms in each image.
 
     Call it once for each model, on the same ``ax``. The curve is drawn in steps:
-    between two thresholds nothing more is found than at the stricter one.
+    between two thresholds nothing more is found than at the stricter one. Both columns
+    come from :func:`medseg.metrics.froc`.
 
     Args:
         ax: Where to draw.

@@ -10,10 +10,9 @@ from scipy import ndimage
 from torch import Tensor
 
 from medseg.checks import as_mask, as_spacing
-from medseg.metrics import surface_distances
+from medseg.metrics import reliability_table, surface_distances
 
 Definition = Literal["directed_max", "pooled", "area_weighted"]
-BINS = 10  # of the calibration
 
 
 class Case(NamedTuple):
@@ -77,7 +76,7 @@ class ScoredCase(NamedTuple):
     ndim: int
     spacing: tuple[float, ...] | None
     diagonal: float  # of the image, in mm; nan without a spacing
-    bins: NDArray[np.float64] | None  # (3, BINS): pixels, sum of probability, of hits
+    bins: NDArray[np.float64] | None  # (3, bins): pixels, sum of probability, of hits
 
 
 def score_case(
@@ -265,10 +264,10 @@ def _surface_scores(
 def _calibration_bins(
     given: ArrayLike | Tensor, truth: NDArray[np.integer[Any]], num_classes: int
 ) -> NDArray[np.float64]:
-    """Pixels, sum of probability, and number of hits in each bin, ``(3, BINS)``.
+    """Pixels, sum of probability, and number of hits in each bin, ``(3, bins)``.
 
     For K <= 2 the probability of the foreground; for more classes that of the one
-    predicted, which is the largest.
+    predicted, which is the largest. Sums can be added up over cases.
     """
     probability = np.asarray(
         given.detach().float().cpu() if isinstance(given, Tensor) else given
@@ -284,20 +283,9 @@ def _calibration_bins(
         raise TypeError(
             f"probability must hold floating point numbers, got {probability.dtype}."
         )
-    if not ((probability >= 0) & (probability <= 1)).all():  # nan fails too
-        raise ValueError(
-            "probability must lie in [0, 1] and hold no nan, got values from "
-            f"{probability.min()} to {probability.max()}. Apply sigmoid or softmax."
-        )
     if num_classes <= 2:
-        confidence, hit = probability, truth == 1
+        table = reliability_table(probability[None, None], truth[None], class_index=1)
     else:
-        confidence, hit = probability.max(axis=0), probability.argmax(axis=0) == truth
-    flat = confidence.ravel().astype(np.float64)
-    number = np.minimum((flat * BINS).astype(np.intp), BINS - 1)
-    return np.stack(
-        [
-            np.bincount(number, weights=weights, minlength=BINS)
-            for weights in (np.ones_like(flat), flat, hit.ravel().astype(float))
-        ]
-    )
+        table = reliability_table(probability[None], truth[None])
+    means = np.nan_to_num([table.confidence, table.frequency])  # 0 in empty bins
+    return np.stack([table.counts, *(table.counts * means)])
