@@ -718,10 +718,12 @@ def test_lovasz_softmax_of_hard_predictions_is_one_minus_iou(num_classes):
     assert loss.item() == pytest.approx(1 - np.mean(ious), abs=1e-6)
 
 
-def test_lovasz_steps_are_exact_on_a_large_image():
-    logits, labels = example(1, (1500, 1500), batch=1)
-    exact = lovasz_loss(logits.double(), labels).item()
-    assert lovasz_loss(logits, labels).item() == pytest.approx(exact, rel=1e-5)
+def test_lovasz_gradient_is_exact_on_a_large_image():
+    # As differences of the IoU in float32 the steps would be wrong by up to 20 %.
+    logits, labels = example(1, (600, 600), batch=1)
+    exact = gradient(lovasz_loss, logits.double(), labels)
+    slope = gradient(lovasz_loss, logits, labels)
+    assert ((slope - exact).abs() <= 1e-3 * exact.abs()).all()
 
 
 # Boundary loss
