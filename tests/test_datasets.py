@@ -186,6 +186,41 @@ def test_options_out_of_range_are_refused(folders):
         CaseDataset([case([[0]])], channels=4)
 
 
+def test_decoded_once_all_stays_as_it_was(folders):
+    torch.manual_seed(0)
+    fresh = list(MedicalImageDataset(*folders, make_train_transform(16)))
+    cached = MedicalImageDataset(*folders, make_train_transform(16), cache=True)
+    for path in (*cached.image_paths, *cached.mask_paths):
+        path.unlink()
+    for _ in range(2):  # the transform does not wear out what is kept
+        torch.manual_seed(0)
+        for ours, theirs in zip(cached, fresh, strict=True):
+            assert torch.equal(ours[0], theirs[0])
+            assert torch.equal(ours[1], theirs[1])
+
+
+def test_transform_that_paints_leaves_the_cache_as_it_was(folders):
+    def paint(image, mask):
+        image[:], mask[:] = 0, 1
+        return {"image": image, "mask": mask}
+
+    data = MedicalImageDataset(*folders, paint, cache=True)
+    data[0]
+    data.transform = None
+    assert data[0][0].max() > 0.9
+
+
+def test_all_bad_pairs_are_listed_before_the_training(folders):
+    data = MedicalImageDataset(*folders)
+    data.check()
+    (folders[0] / "1.png").write_bytes(b"no image")
+    write(folders[1] / "3.png", np.zeros((5, 5), np.uint8))
+    with pytest.raises(
+        ValueError, match=r"(?s)2 of 4 pairs.*1\.png.*3\.png has \(5, 5"
+    ):
+        data.check()
+
+
 # Chance
 
 
@@ -218,6 +253,33 @@ def test_augmentations_follow_torch_manual_seed(num_workers):
 def test_transform_with_a_seed_keeps_its_stream_without_workers():
     first, other = (augmented(0, seed, transform_seed=3) for seed in (0, 1))
     assert torch.equal(torch.stack(first), torch.stack(other))
+
+
+def seeded(num_workers, seed, epochs=2):
+    noise = np.random.default_rng(1).integers(0, 256, (32, 32, 3), np.uint8)
+    cases = [case(np.zeros((32, 32)), noise)] * 8
+    data = CaseDataset(cases, make_train_transform(32), seed=seed)
+    loader = DataLoader(data, num_workers=num_workers)
+    found = []
+    for epoch in range(epochs):
+        data.set_epoch(epoch)
+        found.append(torch.cat([images for images, _ in loader]))
+    return torch.cat(found)
+
+
+def test_with_a_seed_augmentations_are_the_same_with_any_number_of_workers():
+    alone = seeded(0, 5)
+    assert len(alone.unique(dim=0)) == 16
+    assert torch.equal(alone, seeded(1, 5))
+    assert torch.equal(alone, seeded(2, 5))
+    assert not torch.equal(alone, seeded(0, 6))
+
+
+def test_seed_and_epoch_out_of_range_are_refused():
+    with pytest.raises(ValueError, match="seed must be a whole number from 0, got -1"):
+        CaseDataset([case([[0]])], seed=-1)
+    with pytest.raises(ValueError, match="epoch must not be negative, got -1"):
+        CaseDataset([case([[0]])], seed=1).set_epoch(-1)
 
 
 def test_data_set_can_be_sent_to_a_worker_that_is_spawned(folders):

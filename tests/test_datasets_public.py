@@ -3,6 +3,7 @@
 import dataclasses
 import os
 from collections import defaultdict
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -198,6 +199,46 @@ def test_data_root_is_medseg_data_or_the_cache(monkeypatch):
 
 def test_checksums_are_not_invented():
     assert datasets.info("dsb2018").sha256 is None
+    for name in datasets.names():
+        for part in datasets.info(name).downloads:
+            if part.checksum is not None:
+                kind, digits = part.checksum.split(":")
+                assert len(digits) == {"md5": 32, "sha256": 64}[kind]
+                assert int(digits, 16)
+
+
+@pytest.mark.skipif(not find_spec("monai"), reason="MONAI is not installed")
+def test_checksums_of_the_decathlon_are_those_that_monai_compares():
+    folder = Path(find_spec("monai").submodule_search_locations[0])  # not imported
+    source = (folder / "apps" / "datasets.py").read_text(encoding="utf-8")
+    for number in range(1, 11):
+        (part,) = datasets.info(f"msd_task{number:02d}").downloads
+        assert f'"{part.folder}": "{part.checksum.removeprefix("md5:")}"' in source
+        assert f'"{part.url}"' in source
+
+
+@pytest.mark.parametrize("name", datasets.names())
+def test_every_entry_says_what_one_must_know(name):
+    about = datasets.info(name)
+    assert about.name == name
+    assert len(about.classes) >= 2
+    assert about.spatial_dims == (3 if name.startswith(("msd", "chaos")) else 2)
+    for text in (about.title, about.licence, about.citation, about.layout, about.notes):
+        assert len(text) > 6
+    assert about.page.startswith("http")
+    assert 0 < about.size_bytes <= about.disk_bytes
+    assert all(part.url.startswith("https://") for part in about.downloads)
+    folders = [part.folder for part in about.downloads]
+    assert len(set(folders)) == len(folders)
+    if about.downloads:
+        known = sum(part.size_bytes or 0 for part in about.downloads)
+        assert known <= about.size_bytes * 1.1
+
+
+@pytest.mark.parametrize("name", datasets.names())
+def test_every_data_set_has_a_card_in_the_book(name):
+    page = (Path(__file__).parents[1] / "book" / "data.md").read_text(encoding="utf-8")
+    assert f"`{name}`" in page
 
 
 @pytest.fixture
@@ -220,6 +261,42 @@ def test_download_puts_the_tree_where_it_is_found(tmp_path, publisher):
     assert folder == tmp_path / "root" / "dsb2018_nuclei"
     assert publisher == [(datasets.info("dsb2018").url, folder / "stage1_train")]
     assert len(datasets.load("dsb2018", "val", tmp_path / "root")) == 84
+
+
+def isic_part(target):
+    write(target / "ISIC_0000000.jpg", np.zeros((4, 5, 3), np.uint8))
+    write(target / "ISIC_0000000_segmentation.png", np.zeros((4, 5), np.uint8))
+
+
+def test_data_set_of_several_archives_gets_those_that_are_missing(
+    tmp_path, monkeypatch
+):
+    got = []
+
+    def fetch(url, target, disk_bytes, checksum, *, trusted, accept):
+        got.append(target.name)
+        assert checksum.startswith("md5:")
+        isic_part(target)
+        assert accept(target)
+
+    monkeypatch.setattr(_public, "fetch", fetch)
+    monkeypatch.setattr(_public, "check_space", lambda folder, needed: None)
+    parts = [part.folder for part in datasets.info("isic2017").downloads]
+    for part in parts[:2]:  # the training part is there already
+        isic_part(tmp_path / "isic2017_lesion" / part)
+    datasets.download("isic2017", tmp_path)
+    assert got == parts[2:]
+    got.clear()
+    assert datasets.download("isic2017", tmp_path) == tmp_path / "isic2017_lesion"
+    assert got == []
+
+
+def test_too_small_a_disk_is_told_before_any_of_several_archives(tmp_path, monkeypatch):
+    usage = type("Usage", (), {"free": 10_000_000_000})
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: usage)
+    monkeypatch.setattr(_public, "fetch", None)
+    with pytest.raises(OSError, match="29,000 MB needed, 10,000 MB free"):
+        datasets.download("isic2018", tmp_path)
 
 
 def test_download_of_what_is_there_asks_nobody(kaggle_root, publisher):

@@ -14,6 +14,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from medseg.datasets import VolumeCase, VolumeDataset, _cache, decathlon_cases
+from medseg.transforms import make_volume_transform
 from medseg.volumes import Volume, grid_affine
 
 
@@ -184,6 +185,18 @@ def test_with_a_seed_all_is_the_same_with_any_number_of_workers():
     assert starts(1, seed=3) == alone
     assert starts(2, seed=3, persistent=True) == alone
     assert starts(0, seed=4) != alone
+
+
+def test_augmented_volumes_are_the_same_with_any_number_of_workers():
+    def samples(num_workers):
+        data = VolumeDataset(
+            [rare()] * 3, 8, make_volume_transform((3, 1, 1)), num_classes=3, seed=1
+        )
+        batches = list(DataLoader(data, num_workers=num_workers))
+        return [torch.cat(part) for part in zip(*batches, strict=True)]
+
+    for ours, theirs in zip(samples(0), samples(2), strict=True):
+        assert torch.equal(ours, theirs)
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])

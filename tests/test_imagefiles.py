@@ -188,6 +188,27 @@ def test_missing_file_stays_a_missing_file(tmp_path):
         read_image(tmp_path / "x.png")
 
 
+def test_file_that_may_not_be_read_is_said_to_be_so(tmp_path, monkeypatch):
+    path = save(tmp_path / "x.png", GREY)
+
+    def forbidden(file, *args):
+        raise PermissionError(13, "Permission denied", str(file))
+
+    monkeypatch.setattr(Image, "open", forbidden)
+    with pytest.raises(PermissionError, match=r"Permission denied: .*x\.png"):
+        read_image(path)
+
+
+def test_only_files_of_the_pattern_count(tmp_path):
+    dirs = folders(tmp_path, ["a1.png", "a2.png", "a2_x.png", "b.png"], ["a2.png"])
+    with pytest.raises(ValueError, match="3 of 4 images have no mask"):
+        pair_files(*dirs)
+    images, masks = pair_files(*dirs, "a2.png")
+    assert [p.name for p in images + masks] == ["a2.png", "a2.png"]
+    with pytest.raises(ValueError, match=r"no image named c\?: expected"):
+        pair_files(*dirs, "c?")
+
+
 def test_image_is_a_copy_that_can_be_written_to():
     pixels = np.zeros((2, 2, 3), np.uint8)
     to_uint8(pixels)[:] = 1

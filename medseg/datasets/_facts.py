@@ -42,7 +42,7 @@ class DatasetInfo:
 
     @property
     def url(self) -> str | None:
-        """Address of the first archive; None: by hand only."""
+        """Address of the first archive, None if it is to be had by hand only."""
         return self.downloads[0].url if self.downloads else None
 
     @property

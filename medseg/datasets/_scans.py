@@ -42,7 +42,7 @@ def decathlon_cases(folder: str | Path) -> list[CaseFiles]:
         folder: A task's folder, such as ``Task04_Hippocampus``.
 
     Returns:
-        The cases in the order of their names, each a group of its own: patients are not
+        The cases, sorted by name. Each is a group of its own, as patients are not
         named. None where there is no ``dataset.json``.
 
     Raises:
