@@ -437,6 +437,7 @@ def test_figures_show_what_the_report_holds():
     figure, agreement = found.plot_sizes("class 2")
     # Patient p has 2 and 3, then 0 and 1 mm2; q 1 and 0; r has none in both.
     assert agreement == limits_of_agreement([1.0, 1.0], [2.0, 0.0])
+    assert figure.axes[0].lines[0].get_xdata().tolist() == [1.5, 0.5]
     assert figure.axes[0].get_ylabel() == "class 2 area, prediction − reference [mm²]"
     axes = found.plot_calibration().axes
     assert (

@@ -353,7 +353,13 @@ def test_wilcoxon_of_many_patients_goes_over_to_the_normal_curve():
     assert exact.p_value == pytest.approx(
         stats.wilcoxon(a[:200], b[:200], method="asymptotic").pvalue, abs=0.002
     )
-    assert approximate.p_value == stats.wilcoxon(a, b, method="asymptotic").pvalue
+    tied = rng.integers(-3, 5, 400) / 10  # and some are 0
+    for difference in (a - b, tied):
+        for side in ALTERNATIVES:
+            ours = wilcoxon_test(difference, 0 * difference, alternative=side)
+            theirs = stats.wilcoxon(difference, method="asymptotic", alternative=side)
+            assert ours.p_value == pytest.approx(theirs.pvalue)
+            assert ours.method == "normal approximation"
 
 
 def test_wilcoxon_ranks_the_means_of_patients():

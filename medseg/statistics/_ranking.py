@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike
-from scipy.stats import rankdata
+from numpy.typing import ArrayLike, NDArray
 
 from medseg.statistics._intervals import (
     Groups,
@@ -89,9 +88,8 @@ def rank_models(
     if not defined.any():
         raise ValueError("no image has a score from every model: nothing to rank.")
     table, names = table[defined], names[defined]
-    sign = -1 if higher_is_better else 1
     means = table.mean(axis=0)
-    ranks = rankdata(sign * means.round(12))
+    ranks, _ = _ranks(means, higher_is_better)
     per_model = [group_sums(column, names) for column in table.T]
     sums = np.stack([total for total, _ in per_model])  # (models, groups)
     counts = per_model[0][1]  # (groups,)
@@ -102,10 +100,20 @@ def rank_models(
         # How often each patient is drawn, in place of who is: (resamples, groups).
         weights = rng.multinomial(n, np.full(n, 1 / n), size=resamples)
         drawn = (weights @ sums.T) / (weights @ counts)[:, None]  # (resamples, models)
-        drawn_ranks = rankdata(sign * drawn.round(12), axis=1)
+        drawn_ranks, best = _ranks(drawn, higher_is_better)
         low, high = np.quantile(drawn_ranks, [(1 - level) / 2, (1 + level) / 2], axis=0)
-        best = rankdata(sign * drawn.round(12), axis=1, method="min") == 1
         first = best.mean(axis=0)
     lines = zip(columns, means, ranks, low, high, first, strict=True)
     ranked = [RankedModel(name, *map(float, rest)) for name, *rest in lines]
     return sorted(ranked, key=lambda line: line.rank)
+
+
+def _ranks(
+    means: NDArray[np.float64], higher_is_better: bool
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Ranks along the last axis, shared by equal means, and who is first."""
+    means = means.round(12)  # equal but for rounding
+    one, other = means[..., :, None], means[..., None, :]
+    ahead = (other > one if higher_is_better else other < one).sum(axis=-1)
+    equal = (other == one).sum(axis=-1)  # itself among them
+    return 1 + ahead + (equal - 1) / 2, ahead == 0
