@@ -128,6 +128,11 @@ def test_shells_hold_every_step_up_to_their_reach_in_order(spacing):
         )
 
 
+@pytest.mark.parametrize("spacing", [(1e-3, 100.0, 100.0), (1e-3, 50.0), (1e4, 1e4)])
+def test_margin_stays_small_however_anisotropic_the_voxels(spacing):
+    assert max(nearest.margin(spacing)) <= 10
+
+
 def test_distance_to_a_point_at_the_other_end_of_a_thin_image():
     pred, truth = np.zeros((2, 1, 400), dtype=bool)
     pred[0, 0] = truth[0, 399] = True

@@ -18,6 +18,9 @@ from scipy.spatial import cKDTree
 # Voxels that are looked up around each point: further ones cost more than the tree.
 _LOOKED_UP = {2: 60, 3: 180}
 
+# Steps along the finest axis, however anisotropic the voxels: maps get such a margin.
+_FURTHEST = 10
+
 # For fewer points, the tree is asked at once.
 _TOO_FEW = 64
 
@@ -42,6 +45,7 @@ def shells(spacing: tuple[float, ...]) -> tuple[Shell, ...]:
     # A ball that holds as many voxels as wanted, and all that it holds.
     volume = _LOOKED_UP[len(spacing)] * float(np.prod(spacing))
     radius = sqrt(volume / np.pi) if len(spacing) == 2 else (volume / 4.19) ** (1 / 3)
+    radius = min(radius, _FURTHEST * min(spacing))
     reach = [range(-ceil(radius / s), ceil(radius / s) + 1) for s in spacing]
     steps = np.array(list(product(*reach)))
     lengths = np.sqrt(((steps * np.array(spacing)) ** 2).sum(axis=1))
