@@ -61,7 +61,7 @@ def abdomen_ct(
         ``volume_ml``, as drawn: an ellipsoid within the liver.
 
     Raises:
-        ValueError: A number is out of its range.
+        ValueError: A number is out of its range, or so many tumours do not fit.
 
     Source:
         Without contrast medium buzug2008ct; the enhancement of the liver, 56 HU in

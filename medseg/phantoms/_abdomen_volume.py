@@ -39,6 +39,7 @@ ABDOMEN_NAMES = (
     "spine",
 )
 _FIELD = (240.0, 380.0, 380.0)  # mm
+_MODEL_SIZE = (60, 95, 95)  # voxels of 4 mm
 _LIVER, _TUMOUR, _SPLEEN, _LEFT, _RIGHT, _AORTA, _SPINE = range(1, 8)
 
 
@@ -51,18 +52,22 @@ def abdomen_volume(
     num_tumours: int,
 ) -> Phantom:
     """The volume of :func:`medseg.phantoms.abdomen_ct`; arguments are checked there."""
-    anatomy, grain, beam = np.random.default_rng(seed).spawn(3)
+    anatomy, grain, beam, growth = np.random.default_rng(seed).spawn(4)
     level = {
         name: np.float32(native + contrast * (portal - native))
         for name, (native, portal) in ABDOMEN_HU.items()
     }
-    s = Scene(size, _FIELD, ground=-1000)
-    cavity, dome = _draw_trunk(s, anatomy, level)
-    _draw_bowel(s, anatomy, level, cavity)
-    _draw_upper_organs(s, anatomy, level, cavity, dome)
-    _draw_kidneys(s, anatomy, level)
-    _draw_spine_and_vessels(s, anatomy, level)
-    tumours = _draw_tumours(s, anatomy, level, num_tumours)
+    # The tumours' places come from a body of one resolution, whatever the size.
+    start = anatomy.bit_generator.state
+    tumours = []
+    if num_tumours:
+        model = _draw_body(_MODEL_SIZE, anatomy, level)
+        tumours = _place_tumours(model, growth, num_tumours)
+        anatomy.bit_generator.state = start
+    s = _draw_body(size, anatomy, level)
+    for tumour in tumours:
+        at, rho = s.ball(tumour["centre_mm"], tumour["radii_mm"])
+        s.paint(at, rho < 1, level["tumour"], _TUMOUR)
 
     widths = [0.9 / step for step in s.spacing]  # the reconstruction kernel, 0.9 mm
     image = ndimage.gaussian_filter(s.values, widths, truncate=3)
@@ -78,6 +83,17 @@ def abdomen_volume(
     np.maximum(image, -1024, out=image)
     labels = s.labels.astype(np.int32)
     return Phantom(image, labels, s.spacing, ABDOMEN_NAMES, {"tumours": tumours})
+
+
+def _draw_body(size: tuple[int, ...], rng: Generator, level: dict[str, Any]) -> Scene:
+    """Everything but tumours: each organ painted over the ones before."""
+    s = Scene(size, _FIELD, ground=-1000)
+    cavity, under = _draw_trunk(s, rng, level)
+    _draw_bowel(s, rng, level, cavity)
+    _draw_upper_organs(s, rng, level, cavity, under)
+    _draw_kidneys(s, rng, level)
+    _draw_spine_and_vessels(s, rng, level)
+    return s
 
 
 def _draw_trunk(s: Scene, rng: Generator, level: dict[str, Any]) -> tuple[Array, Array]:
@@ -198,18 +214,13 @@ def _draw_upper_organs(
     s.paint(at, (rho < 0.88) & room(at), 8)
 
 
-def _draw_tumours(
-    s: Scene, rng: Generator, level: dict[str, Any], count: int
-) -> list[dict[str, Any]]:
+def _place_tumours(s: Scene, rng: Generator, count: int) -> list[dict[str, Any]]:
     """Ellipsoids that lie in the liver, apart from each other."""
-    if not count:
-        return []
     depth = ndimage.distance_transform_edt(s.labels == _LIVER, sampling=s.spacing)
     tumours: list[dict[str, Any]] = []
-    # Places are drawn in mm, so that they do not depend on the resolution.
-    for _ in range(400):
+    for _ in range(5000):
         if len(tumours) == count:
-            break
+            return tumours
         centre = rng.uniform((-60, -85, -140), (80, 60, 20))
         radii = rng.uniform(6, 20) * rng.uniform(0.85, 1.0, 3)
         index = tuple(
@@ -221,18 +232,18 @@ def _draw_tumours(
             > radii.max() + max(other["radii_mm"]) + 8
             for other in tumours
         )
-        if depth[index] < radii.max() + max(s.spacing) or not apart:
-            continue
-        at, rho = s.ball(centre, radii)
-        s.paint(at, rho < 1, level["tumour"], _TUMOUR)
-        tumours.append(
-            {
-                "centre_mm": tuple(centre.tolist()),
-                "radii_mm": tuple(radii.tolist()),
-                "volume_ml": float(4 / 3 * np.pi * radii.prod() / 1000),
-            }
-        )
-    return tumours
+        if apart and depth[index] > radii.max() + max(s.spacing):
+            tumours.append(
+                {
+                    "centre_mm": tuple(centre.tolist()),
+                    "radii_mm": tuple(radii.tolist()),
+                    "volume_ml": float(4 / 3 * np.pi * radii.prod() / 1000),
+                }
+            )
+    raise ValueError(
+        f"{count} tumours do not fit into the liver of this patient. Ask for fewer, or "
+        "take another seed."
+    )
 
 
 def _draw_kidneys(s: Scene, rng: Generator, level: dict[str, Any]) -> None:
