@@ -264,6 +264,14 @@ def test_what_is_written_is_read_back(tmp_path, name, channels):
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
+def test_a_sheared_volume_can_be_kept_as_nifti(tmp_path):
+    sheared = OBLIQUE.copy()
+    sheared[:3, 0] += (0, 0.4, 0.1)
+    volumes.write_nifti(Volume(np.zeros((2, 3, 4), "u1"), sheared), tmp_path / "a.nii")
+    back = volumes.read_nifti(tmp_path / "a.nii")
+    assert_allclose(back.affine, sheared, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("dtype", "top", "stored"),
     [
@@ -712,6 +720,41 @@ def test_labels_are_the_vote_of_linear_weights(spacing, oblique):
     assert (result.array[ties & (weights.max(axis=0) < 0.999)] > 0).all()
     assert set(np.unique(result.array)) == {0, 1, 2}
     assert result.array.dtype == np.uint8
+
+
+def test_small_parts_on_an_oblique_grid_are_where_they_were():
+    array = np.zeros((14, 20, 24), np.uint8)
+    array[4:7, 5:9, 6:10], array[9:12, 12:16, 15:20] = 1, 2
+    labels = Volume(array, grid_affine((2, 1, 1.5), origin=(5, 5, 5)))
+    affine = OBLIQUE.copy()
+    affine[:3, 3] = to_world(labels, (2, 2, 2))
+    grid = Volume(np.zeros((10, 18, 18), np.uint8), affine)
+    result = volumes.resample_labels_to(labels, grid, keep_small=False)
+    weights = slow_vote(labels, grid)
+    chosen = np.take_along_axis(weights, result.array[None].astype(int), axis=0)[0]
+    assert_allclose(chosen, weights.max(axis=0), atol=1e-4)
+    assert (np.bincount(result.array.ravel()) > 10).all()
+
+
+def test_a_ring_that_would_vanish_is_kept_on_the_ring():
+    array = np.zeros((1, 13, 13), np.uint8)
+    array[0, 2:11, 2:11] = 1
+    array[0, 3:10, 3:10] = 0
+    grid = Volume(np.zeros((1, 3, 3)), grid_affine((1, 4, 4), origin=(-2.8, -2.8, 0)))
+    labels = Volume(array, grid_affine((1, 1, 1)))
+    assert not volumes.resample_labels_to(labels, grid, keep_small=False).array.any()
+    kept = volumes.resample_labels_to(labels, grid)
+    (place,) = np.argwhere(kept.array)
+    index = to_index(labels, to_world(kept, place))
+    assert np.abs(index - np.argwhere(array)).max(axis=1).min() < 1  # not its middle
+
+
+def test_outside_of_labels_without_background_is_background():
+    labels = Volume(np.full((2, 3, 4), 5, np.uint8), np.eye(4))
+    grid = Volume(np.zeros((3, 3, 4)), np.eye(4))
+    result = volumes.resample_labels_to(labels, grid).array
+    assert (result[:2] == 5).all()
+    assert (result[2] == 0).all()
 
 
 def test_label_numbers_are_never_mixed_and_gaps_in_them_do_not_matter():

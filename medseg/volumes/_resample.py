@@ -359,11 +359,10 @@ class _Mapping:
 
     def region(self, box: Box) -> Box:
         """The part of the target that linear weights of this part can reach."""
+        # A voxel reaches to its neighbours' centres: beyond the edge of the source too,
+        # where the half voxel that counts repeats the edge.
         low = np.array([part.start - 1.0 for part in box])
         high = np.array([part.stop + 0.0 for part in box])
-        # Coordinates up to half a voxel outside are moved to the edge.
-        low[low < 0] -= 1
-        high[high >= self.source_shape] += 1
         corners = low + corner_indices((2, 2, 2)) * (high - low)
         reached = self.to_target(corners)
         start = np.clip(np.ceil(reached.min(axis=0) - 1e-6), 0, self.shape).astype(int)
