@@ -617,6 +617,16 @@ def test_overlap_losses_equal_a_loop_over_classes(loss, term, include_background
     assert value.item() == pytest.approx(np.mean(terms), rel=1e-5)
 
 
+@pytest.mark.parametrize("per_sample", [True, False])
+def test_tversky_loss_with_halves_is_dice_loss(per_sample):
+    logits, labels = example(4, (6, 5))
+    labels[0] = labels[0].clamp(max=2)  # one class absent in one image
+    torch.testing.assert_close(
+        tversky_loss(logits, labels, alpha=0.5, beta=0.5, per_sample=per_sample),
+        dice_loss(logits, labels, per_sample=per_sample),
+    )
+
+
 def test_generalised_dice_loss_equals_a_loop_over_classes():
     logits, labels = example(4, (6, 5))
     probs, truth = logits.softmax(1).double().numpy(), labels.numpy()

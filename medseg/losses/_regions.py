@@ -128,7 +128,14 @@ def dice_loss(
         include_background=include_background,
         ignore_index=ignore_index,
     )
-    return _tversky_terms(sums, 0.5, 0.5).mean()
+    present = sums.actual > 0  # (classes,), or (B, classes)
+    errors = sums.invented + sums.missed
+    # No denominator may be 0, not even in the branch that is not taken: 0/0 would
+    # put nan into its gradient.
+    of_class = errors / (2 * sums.overlap + errors).where(present, 1)
+    rest = 2 * sums.pixels - sums.invented
+    of_complement = sums.invented / rest.where(sums.pixels > 0, 1)
+    return torch.where(present, of_class, of_complement).mean()
 
 
 def tversky_loss(
@@ -330,8 +337,6 @@ def generalised_dice_loss(
 
 def _tversky_terms(sums: RegionSums, alpha: float, beta: float) -> Tensor:
     """One minus the Tversky index of each class; of the complement where absent."""
-    # No denominator may be 0, not even in the branch that is not taken: 0/0 would
-    # put nan into its gradient.
     present = sums.actual > 0
     errors = alpha * sums.invented + beta * sums.missed
     of_class = errors / (sums.overlap + errors).where(present, 1)
