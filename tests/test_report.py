@@ -512,22 +512,19 @@ def test_other_tests_and_choices():
 
 
 def test_cases_scored_for_one_model_only_are_counted_and_said():
-    a = report([case("x", EMPTY, EMPTY), case("y", FULL, FULL)], 1, metrics=["dice"])
-    b = report([case("x", FULL, EMPTY), case("y", FULL, FULL)], 1, metrics=["dice"])
+    right = [case("x", EMPTY, EMPTY), case("y", FULL, FULL), case("z", EMPTY, EMPTY)]
+    wrong = [case("x", FULL, EMPTY), *right[1:]]  # it invents one
+    a, b = (report(cases, 1, metrics=["dice"]) for cases in (right, wrong))
     found = compare(a, b)
-    assert found.scores[0].unpaired == 1
+    assert found.scores[0].unpaired == 1  # x; z has no score in both
     assert found.scores[0].difference.n == 1
     assert "Unpaired cases have a score in one model alone" in str(found)
-    fair = [
-        report(cases, 1, metrics=["dice"], absent="perfect")
-        for cases in (
-            [case("x", EMPTY, EMPTY), case("y", FULL, FULL)],
-            [case("x", FULL, EMPTY), case("y", FULL, FULL)],
-        )
-    ]
-    line = compare(*fair).scores[0]
-    assert (line.unpaired, line.difference.mean) == (0, 0.5)
-    assert "Unpaired" not in str(compare(*fair)).split("\n\n")[-1]
+    a, b = (
+        report(cases, 1, metrics=["dice"], absent="perfect") for cases in (right, wrong)
+    )
+    line = compare(a, b).scores[0]
+    assert (line.unpaired, line.difference.mean) == (0, pytest.approx(1 / 3))
+    assert "Unpaired" not in str(compare(a, b))
 
 
 def test_a_comparison_is_written_like_a_report(tmp_path):
