@@ -1,7 +1,9 @@
 """The command line: files go in and come out, and bad input is named in one line."""
 
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 
@@ -225,6 +227,36 @@ def test_no_patient_is_on_both_sides(folders):
     assert len({names[i][:2] for i in held}) == 1
     with pytest.raises(ValueError, match="holds one patient"):
         _train.choose(["a_1", "a_2"], 0.5, folders[0], "(a)_")
+
+
+def test_ctrl_c_in_training_says_how_to_go_on(folders, tmp_path, monkeypatch, capsys):
+    epoch = _train.training._loop.train_one_epoch
+
+    def interrupted(*args, after_step, **options):
+        def pressed(tally):
+            os.kill(os.getpid(), signal.SIGINT)
+            after_step(tally)
+
+        return epoch(*args, after_step=pressed, **options)
+
+    out = tmp_path / "net.pth"
+    words = ["train", *folders, *TINY, "--out", out]
+    with monkeypatch.context() as patched:
+        patched.setattr(_train.training._loop, "train_one_epoch", interrupted)
+        status, _, err = run(capsys, *words)
+    assert status == 130
+    assert "net.last.pth holds all so far: resume=True goes on from there" in err
+    status, text, _ = run(capsys, *words, "--resume")
+    assert status == 0
+    assert "epoch   1" in text
+
+
+def test_a_folder_that_may_not_be_written_to(folders, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may all
+    status, _, err = run(capsys, "train", *folders, *TINY, "--out", tmp_path / "n.pth")
+    assert status == 2
+    assert "may not be written to" in err
+    assert not (tmp_path / "n.pth").exists()
 
 
 @pytest.mark.parametrize("error", [MemoryError("out of memory"), OSError(28, "full")])

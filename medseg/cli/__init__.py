@@ -44,8 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         status: int = getattr(medseg.commands, command)(**options)
         sys.stdout.flush()  # so that a closed pipe shows here
         return status
-    except KeyboardInterrupt:
-        print(f"\nmedseg {command}: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        kept = f"; {error}" if str(error) else ""  # training says what it has saved
+        print(f"\nmedseg {command}: interrupted{kept}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # `medseg describe | head`: the reader has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,13 +1,19 @@
-"""What training says to loaders, networks, masks and losses that do not fit."""
+"""What training says to settings, loaders, masks and losses that do not fit."""
 
+import errno
 import math
+import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+
+from medseg.checks import check_choice
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 Criterion = Callable[[Tensor, Tensor], Tensor]
@@ -165,3 +171,52 @@ def is_out_of_memory(error: BaseException) -> bool:
         words in text
         for words in ("out of memory", "can't allocate memory", "not enough memory")
     )
+
+
+def check_settings(
+    num_epochs: int,
+    scheduler_interval: str,
+    checkpoint_every: int | None,
+    patience: int | None,
+) -> None:
+    """Accept settings of ``train`` that are in their ranges.
+
+    Raises:
+        ValueError: One is not.
+    """
+    check_choice(scheduler_interval, "scheduler_interval", ("epoch", "step"))
+    counts = {
+        "num_epochs": num_epochs,
+        "checkpoint_every": checkpoint_every,
+        "patience": patience,
+    }
+    for name, count in counts.items():
+        if count is not None and count < 1:
+            raise ValueError(f"{name} must be at least 1, got {count}.")
+
+
+def check_folder(folder: Path, model: nn.Module) -> None:
+    """Make the folder, and see now rather than hours later that files fit in it.
+
+    Raises:
+        PermissionError: It may not be written to.
+        OSError: There is too little space.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(
+            errno.EACCES,
+            f"{folder.absolute()} may not be written to. Give checkpoint= a path in a "
+            "folder of your own",
+        )
+    weights = sum(tensor.nbytes for tensor in model.state_dict().values())
+    # Two files, each once more while it is replaced. Moments of the optimizer and an
+    # average come on top, if there are any.
+    needed, free = 4 * weights, shutil.disk_usage(folder).free
+    if free < needed:
+        raise OSError(
+            errno.ENOSPC,
+            f"{folder.absolute()} has {free / 1e6:.0f} MB left, but checkpoints of "
+            f"this network take {needed / 1e6:.0f} MB or more. Free some space, or "
+            "give checkpoint= a path on another disk",
+        )

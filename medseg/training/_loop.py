@@ -1,8 +1,6 @@
 """The loop over epochs: validation, files, resuming."""
 
-import errno
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -29,8 +27,14 @@ from medseg.checkpoints import (
     set_random_state,
     snapshot,
 )
-from medseg.checks import check_choice
-from medseg.training._checks import Batches, Criterion, check_not_empty, name_of
+from medseg.training._checks import (
+    Batches,
+    Criterion,
+    check_folder,
+    check_not_empty,
+    check_settings,
+    name_of,
+)
 from medseg.training._epoch import Tally, train_one_epoch
 from medseg.training._evaluation import Metric, evaluate
 from medseg.training._interrupts import deferred_interrupts, stops_after
@@ -156,12 +160,12 @@ def train(
         MemoryError: A batch does not fit; the message says what to change.
         OSError: The files cannot be written, for want of space or permission.
     """
-    _check_settings(num_epochs, scheduler_interval, checkpoint_every, patience)
+    check_settings(num_epochs, scheduler_interval, checkpoint_every, patience)
     check_not_empty(length_hint(train_loader, 1), "training")
     check_not_empty(length_hint(val_loader, 1), "validation")
     best_path = Path(checkpoint)
     last_path = best_path.with_name(f"{best_path.stem}.last.pth")
-    _check_folder(best_path.parent, model)
+    check_folder(best_path.parent, model)
 
     with (
         distributed.process_group(device) as device,
@@ -371,47 +375,3 @@ def _ema_of(model: nn.Module, decay: float | None) -> AveragedModel | None:
         )
     average = get_ema_multi_avg_fn(decay)
     return AveragedModel(model, multi_avg_fn=average, use_buffers=True)
-
-
-def _check_settings(
-    num_epochs: int,
-    scheduler_interval: str,
-    checkpoint_every: int | None,
-    patience: int | None,
-) -> None:
-    check_choice(scheduler_interval, "scheduler_interval", ("epoch", "step"))
-    counts = {
-        "num_epochs": num_epochs,
-        "checkpoint_every": checkpoint_every,
-        "patience": patience,
-    }
-    for name, count in counts.items():
-        if count is not None and count < 1:
-            raise ValueError(f"{name} must be at least 1, got {count}.")
-
-
-def _check_folder(folder: Path, model: nn.Module) -> None:
-    """Make the folder, and see now rather than hours later that files fit in it.
-
-    Raises:
-        PermissionError: It may not be written to.
-        OSError: There is too little space.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    if not os.access(folder, os.W_OK):
-        raise PermissionError(
-            errno.EACCES,
-            f"{folder.absolute()} may not be written to. Give checkpoint= a path in a "
-            "folder of your own",
-        )
-    weights = sum(tensor.nbytes for tensor in model.state_dict().values())
-    # Weights, two moments of Adam and an average, each file once more while it is
-    # replaced, and the best weights.
-    needed, free = 10 * weights, shutil.disk_usage(folder).free
-    if free < needed:
-        raise OSError(
-            errno.ENOSPC,
-            f"{folder.absolute()} has {free / 1e6:.0f} MB left, but checkpoints of "
-            f"this network take up to {needed / 1e6:.0f} MB. Free some space, or give "
-            "checkpoint= a path on another disk",
-        )
