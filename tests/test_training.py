@@ -4,7 +4,6 @@ import errno
 import math
 import os
 import random
-import resource
 import shutil
 from functools import partial
 
@@ -793,7 +792,7 @@ def test_out_of_memory_with_one_image_asks_for_smaller_crops():
 
 
 def test_another_error_of_the_network_stays_what_it_is():
-    with pytest.raises(RuntimeError, match="^shape$"):
+    with pytest.raises(RuntimeError, match=r"^shape$"):
         one_epoch(
             Hungry(RuntimeError("shape")), [bright_squares(1)], nn.BCELoss(), "cpu"
         )
@@ -821,6 +820,7 @@ def test_a_full_disk_is_seen_before_training(tmp_path, monkeypatch):
 
 def test_a_disk_that_fills_up_keeps_what_was_there(tmp_path):
     """The kernel itself stops the write, at a limit for the size of files."""
+    resource = pytest.importorskip("resource")  # not on Windows
     state = {"weights": torch.zeros(1000)}
     checkpoints.save_checkpoint(state, tmp_path / "a.pth")
     before = (tmp_path / "a.pth").read_bytes()
@@ -837,5 +837,5 @@ def test_a_disk_that_fills_up_keeps_what_was_there(tmp_path):
 
 def test_a_folder_without_permission_is_seen_before_training(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may all
-    with pytest.raises(PermissionError, match="may not be written to. Give checkpoint"):
+    with pytest.raises(PermissionError, match="may not be written to"):
         simple_run(tmp_path)
