@@ -464,6 +464,18 @@ def test_chaos_mr_phases_share_a_mask_and_stay_in_one_group(tmp_path):
         assert labels.array[5, 0].tolist() == [1, 2, 3, 4, 0]
 
 
+def test_chaos_masks_of_the_slices_own_names_need_no_order(tmp_path):
+    chaos_mr(tmp_path, "34")
+    folder = tmp_path / "Train_Sets" / "MR" / "34" / "T2SPIR"
+    for part, suffix in (("DICOM_anon", "dcm"), ("Ground", "png")):
+        one, five = (folder / part / f"IMG-2-{n}.{suffix}" for n in (1, 5))
+        one.rename(folder / part / "x")
+        five.rename(one)
+        (folder / part / "x").rename(five)
+    case = datasets.chaos_cases(tmp_path, "MR")[2].read()
+    assert case.labels.array[:, 1, 0].tolist() == [1] + [0] * 10
+
+
 @pytest.mark.parametrize("codes", [(56, 111, 176, 241), (70, 135, 200, 255)])
 def test_chaos_mr_values_are_read_by_ranges(tmp_path, codes):
     chaos_mr(tmp_path, "34", codes)
