@@ -40,6 +40,7 @@ def instances_from_border(
         its own, so that none is lost. All 0 where there is no foreground.
 
     Raises:
+        TypeError: A map does not hold numbers.
         ValueError: The shapes differ, or have other axes; a value is NaN or outside
             ``[0, 1]``; or a threshold is, or ``min_marker`` is below 1.
 
@@ -100,6 +101,7 @@ def instances_from_distance(
         of the array. All 0 where there is no foreground.
 
     Raises:
+        TypeError: The map does not hold numbers.
         ValueError: The map has other axes, NaN, or ``min_depth`` is not positive.
 
     Source:
@@ -131,8 +133,11 @@ def instances_from_distance(
 def _as_map(values: Any, name: str) -> NDArray[np.float64]:
     """One finite map ``(H, W)`` or ``(D, H, W)``, float64."""
     if isinstance(values, Tensor):
-        values = values.detach().cpu().float()
-    array = np.asarray(values, dtype=np.float64)
+        values = values.detach().cpu().double().numpy()
+    array = np.asarray(values)
+    if array.dtype.kind not in "buif":
+        raise TypeError(f"{name} must hold numbers, got {array.dtype}.")
+    array = array.astype(np.float64)
     if array.ndim not in (2, 3) or array.size == 0:
         raise ValueError(
             f"{name} must be a map of one image, (H, W) or (D, H, W), with at least "
