@@ -20,13 +20,12 @@ CHAPTERS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 def facts() -> Facts:
     repository = yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]
     bib = (ROOT / "book" / "references.bib").read_text(encoding="utf-8")
-    public = {
-        node.name
-        for file in (ROOT / "medseg").rglob("*.py")
-        for node in ast.parse(file.read_text(encoding="utf-8")).body
-        if isinstance(node, ast.FunctionDef | ast.ClassDef)
-        and not node.name.startswith("_")
-    }
+    public = set()
+    for file in (ROOT / "medseg").rglob("*.py"):
+        names = defined_in(file)
+        if file.name.startswith("_"):  # what the folder's front shows of it
+            names &= shown_by(file.with_name("__init__.py"))
+        public |= names
     return Facts(
         slug=repository["url"].removeprefix("https://github.com/"),
         branch=repository["branch"],
@@ -35,8 +34,31 @@ def facts() -> Facts:
     )
 
 
+def defined_in(file: Path) -> set[str]:
+    """Functions and classes of a module that have no underscore."""
+    return {
+        node.name
+        for node in ast.parse(file.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.FunctionDef | ast.ClassDef)
+        and not node.name.startswith("_")
+    }
+
+
+def shown_by(front: Path) -> set[str]:
+    """What ``__all__`` of a folder lists."""
+    for node in ast.parse(front.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and node.targets[0].id == "__all__":
+            return set(ast.literal_eval(node.value))
+    return set()
+
+
 def chapter(path: Path):
     return nbformat.read(path, as_version=4)
+
+
+def test_public_names_are_those_that_the_package_shows(facts):
+    assert {"dice_loss", "UNet", "cells", "surface_distances"} <= facts.public
+    assert not {"check_level", "soft_masks"} & facts.public  # shared inside a folder
 
 
 def test_there_are_chapters():
