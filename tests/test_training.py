@@ -652,9 +652,9 @@ def test_settings_out_of_range(tmp_path, options, message):
 
 @pytest.mark.parametrize("clip_norm", [None, 0.05])
 def test_accumulated_gradients_are_those_of_the_joint_batch(clip_norm):
-    images, masks = bright_squares(7)  # 4 and 3 together, though one group is short
-    parts = [(images[a:b], masks[a:b]) for a, b in ((0, 2), (2, 4), (4, 6), (6, 7))]
-    joint = [(images[:6], masks[:6]), (images[6:], masks[6:])]
+    images, masks = bright_squares(8)  # a batch is shorter, then a group is
+    parts = [(images[a:b], masks[a:b]) for a, b in ((0, 3), (3, 6), (6, 7), (7, 8))]
+    joint = [(images[:7], masks[:7]), (images[7:], masks[7:])]
     ends = []
     for batches, accumulate in ((parts, 3), (joint, 1)):
         model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 1, 3, 1, 2))
