@@ -216,8 +216,7 @@ def _near_pairs(
     leaks = []
     by_length: dict[int, list[tuple[str, Bits]]] = defaultdict(list)
     for name, _, bits in found[other]:
-        if bits[0].any():
-            by_length[bits.shape[1]].append((name, bits[0]))
+        by_length[bits.shape[1]].append((name, bits[0]))
     tables = {n: np.array([b for _, b in rows]) for n, rows in by_length.items()}
     for name, _, bits in found[one]:
         table = tables.get(bits.shape[1])
