@@ -304,7 +304,9 @@ def test_other_files_are_passed_over_or_named(tmp_path):
     assert "text.dcm (no DICOM)" in str(caught.value)
     assert "plan.dcm (RTPLAN without image)" in str(caught.value)
     (tmp_path / ".DS_Store").write_bytes(b"\0" * 200)
+    shutil.copy(get_testdata_file("waveform_ecg.dcm"), tmp_path)
     stored = write_series(tmp_path, 3)
+    shutil.copy(tmp_path / "IM099", tmp_path / "._IM099")
     assert_array_equal(dicom.read_series(tmp_path).array, stored - 1024)
     assert len(dicom.find_series(tmp_path)) == 1
     with pytest.raises(FileNotFoundError, match="is not a folder"):
