@@ -507,6 +507,12 @@ def test_scans_are_trained_on_predicted_and_scored(scans, tmp_path, capsys, moda
     assert "holds no scan" in message
 
 
+def test_a_network_for_images_takes_no_scans(scans, model, tmp_path, capsys):
+    words = ["predict", model, scans / "images", "--out", tmp_path / "p"]
+    assert "holds scans, but" in refused(capsys, *words)
+    assert not (tmp_path / "p").exists()
+
+
 def test_scans_that_do_not_fit_are_named(scans, tmp_path, capsys):
     (tmp_path / "masks").mkdir()
     words = ["train", scans / "images", tmp_path / "masks"]

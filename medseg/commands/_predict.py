@@ -14,7 +14,13 @@ from tqdm import tqdm
 from medseg import volumes
 from medseg.commands._networks import load_network, pick_device, segment
 from medseg.commands._reports import files_of, to_json
-from medseg.commands._volumes import SUFFIXES, segment_volume, stem, volume_files
+from medseg.commands._volumes import (
+    SUFFIXES,
+    is_volume,
+    segment_volume,
+    stem,
+    volume_files,
+)
 from medseg.imagefiles import read_image, shorten
 
 
@@ -34,6 +40,11 @@ def predict(
     network, settings = load_network(model, pick_device(device), volumes=True)
     if settings["network"] == "unet3d":
         paths, ending, write = _scans(images), ".nii.gz", _write_scan
+    elif is_volume(images):
+        raise ValueError(
+            f"{images} holds scans, but {model} takes images. Train a network on "
+            "scans: `medseg train SCANS MASKS` with two folders of them."
+        )
     else:
         paths, ending, write = files_of(images), ".png", _write_image
     targets = [out / f"{stem(path)}{ending}" for path in paths]

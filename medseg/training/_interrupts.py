@@ -18,7 +18,7 @@ def deferred_interrupts() -> Iterator[list[int]]:
     several processes, which cannot agree on a step, nothing is changed.
 
     Yields:
-        The signals seen: empty, until one comes.
+        The signals seen, none until one comes.
     """
     seen: list[int] = []
     owner = os.getpid()
