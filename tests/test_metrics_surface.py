@@ -212,6 +212,8 @@ def test_area_of_some_cubes_worked_by_hand():
     assert areas[bit[0, 0, 0] + bit[0, 0, 1]] == pytest.approx(math.sqrt(1 / 2))
     face = sum(bit[0, i, j] for i in (0, 1) for j in (0, 1))
     assert areas[face] == pytest.approx(1)
+    # Three corners of a face: half of the face, and a trapezium of three triangles.
+    assert areas[face - bit[0, 1, 1]] == pytest.approx(1 / 2 + 3 * corner)
     star = bit[0, 0, 0] + bit[1, 0, 0] + bit[0, 1, 0] + bit[0, 0, 1]
     assert areas[star] == pytest.approx(6 * corner)  # a regular hexagon
 
@@ -237,6 +239,10 @@ def test_area_weighted_percentile_is_the_least_that_so_much_surface_is_within():
     assert distances.hausdorff(61) == 1
     assert distances.hausdorff(90) == 1
     assert distances.hausdorff(91) == 3
+    rare = SurfaceDistances(
+        np.array([0, 9]), np.zeros(1), np.array([999, 1]), np.ones(1)
+    )
+    assert (rare.hausdorff(99.5), rare.hausdorff(100)) == (0, 9)
     assert distances.average("mean_of_means") == pytest.approx(0.6 / 2)
     assert distances.average() == pytest.approx(6 / 11)
     assert distances.surface_dice(1) == pytest.approx(10 / 11)
