@@ -764,3 +764,23 @@ def test_contours_of_an_enhanced_object_are_refused(tmp_path):
             series=tmp_path / "ct",
             names={1: "a"},
         )
+
+
+def test_slices_left_out_of_a_file_leave_no_hole_in_its_own_grid(tmp_path):
+    write_series(tmp_path / "ct")
+    image = dicom.read_series(tmp_path / "ct")
+    array = np.zeros(image.array.shape, np.uint8)
+    array[0, 1], array[2, 2] = 1, 1
+    path = dicom.write_segmentation(
+        image.with_array(array),
+        tmp_path / "s.dcm",
+        series=tmp_path / "ct",
+        names={1: "a"},
+    )
+    dataset = pydicom.dcmread(path)
+    shared = dataset.SharedFunctionalGroupsSequence[0]
+    shared.PixelMeasuresSequence[0].SpacingBetweenSlices = 2.5
+    dataset.save_as(path)
+    alone = dicom.read_segmentation(path)
+    assert alone.masks.spacing[0] == 2.5
+    assert_array_equal(alone.labels().array, array[:3])
