@@ -3,6 +3,7 @@
 import errno
 import functools
 import json
+import os
 import pickle
 from functools import partial
 from pathlib import Path
@@ -274,6 +275,23 @@ def test_damaged_cache_is_made_anew(tmp_path, file):
     again = VolumeDataset(cases, cache=tmp_path / "cache")[0]
     assert torch.equal(first[0], again[0])
     assert [path.name for path in (tmp_path / "cache").iterdir()] == [folder.name]
+
+
+def test_file_written_again_with_the_same_size_is_read_again(tmp_path):
+    cases = task(tmp_path / "task", count=1)
+    VolumeDataset(cases, cache=tmp_path / "cache")
+    os.utime(cases[0].files[0], ns=(1, 1))
+    VolumeDataset(cases, cache=tmp_path / "cache")
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+
+
+def test_cache_whose_files_do_not_belong_together_is_made_anew(tmp_path):
+    cases = task(tmp_path / "task", count=1)
+    first = VolumeDataset(cases, cache=tmp_path / "cache")[0]
+    (folder,) = (tmp_path / "cache").iterdir()
+    np.save(folder / "image.npy", np.zeros((1, 2, 2, 2), np.int16))
+    again = VolumeDataset(cases, cache=tmp_path / "cache")[0]
+    assert torch.equal(first[0], again[0])
 
 
 def test_full_disk_leaves_nothing_half_written(tmp_path, monkeypatch):
