@@ -102,7 +102,7 @@ def cases(name: str, split: str, limit: int | None = None) -> list[Any]:
         limit: At most so many cases; all where None.
 
     Returns:
-        The cases, in a fixed order: ``ImageCase``, or ``VolumeCase`` for volumes.
+        ``ImageCase``, or ``VolumeCase`` for volumes, always in the same order.
 
     Raises:
         ValueError: Another name or split, or the data set is damaged.
