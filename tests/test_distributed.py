@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +45,12 @@ def found(folder, tmp_path_factory):
                 subprocess.Popen(command, env=env, stdout=file, stderr=file)
             )
     try:
-        statuses = [process.wait(timeout=150) for process in processes]
+        deadline = time.monotonic() + 150
+        while time.monotonic() < deadline:
+            statuses = [process.poll() for process in processes]
+            if None not in statuses or any(statuses):
+                break
+            time.sleep(0.1)
     finally:
         for process in processes:  # if one fails, the other waits for it
             process.kill()
