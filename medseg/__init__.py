@@ -24,6 +24,7 @@ __all__ = [  # noqa: RUF022 - in the order of the layers
     "losses",
     "metrics",
     "statistics",
+    "classical",
     "phantoms",
     "volumes",
     "dicom",
