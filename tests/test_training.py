@@ -16,8 +16,9 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from medseg import checkpoints, training
-from medseg.losses import cross_entropy, dice_loss
+from medseg.losses import cross_entropy, deep_supervision_loss, dice_loss
 from medseg.metrics import iou_score
+from medseg.models.nnunet import PlainConvUNet
 from medseg.training import EpochRecord, _loop, evaluate, train, train_one_epoch
 from medseg.training._precision import pick_dtype
 
@@ -582,6 +583,30 @@ def test_a_network_that_returns_a_dict():
 
     with pytest.raises(TypeError, match=r"returned a dict.*output\['out'\]"):
         evaluate(Wrapped(), [bright_squares()], nn.BCEWithLogitsLoss(), "cpu")
+
+
+def test_networks_with_several_outputs_train_with_deep_supervision(tmp_path):
+    images, labels = bright_squares(4, num_classes=2)
+    data = TensorDataset(images, labels)
+    torch.manual_seed(0)
+    model = PlainConvUNet(1, 2, widths=(4, 6, 8), spatial_dims=2, deep_supervision=True)
+    optimizer = optim.SGD(model.parameters(), lr=0.1)
+    logits = model.train()(images)
+    assert len(logits) > 1
+    expected = deep_supervision_loss(logits, labels).item()
+    options = QUIET | {"checkpoint": tmp_path / "model.pth", "precision": "float32"}
+    (record,) = train(
+        model,
+        DataLoader(data, batch_size=4),
+        DataLoader(data, batch_size=4),
+        deep_supervision_loss,
+        optimizer,
+        1,
+        "cpu",
+        **options,
+    )
+    assert record.train_loss == pytest.approx(expected, rel=1e-5)
+    assert 0 < record.val_loss != pytest.approx(expected)  # one output, another loss
 
 
 def test_a_loss_that_explodes_names_epoch_and_step_and_the_cure(tmp_path):

@@ -19,6 +19,13 @@ Batches = Iterable[tuple[Tensor, Tensor]]
 Criterion = Callable[[Tensor, Tensor], Tensor]
 
 
+def as_float32(logits: Any) -> Any:
+    """Logits, or each of a list of them, for a loss: float32 whatever autocast left."""
+    if isinstance(logits, list):
+        return [one.float() for one in logits]
+    return logits.float()
+
+
 def ignored_label(criterion: Criterion) -> int | None:
     """Label that a criterion, or the ``partial`` of one, names as ``ignore_index``."""
     given = getattr(criterion, "keywords", {}).get("ignore_index")
@@ -48,18 +55,22 @@ def check_not_empty(count: int, name: str) -> None:
 def check_pair(logits: Any, targets: Tensor, criterion: Criterion) -> None:
     """Accept logits ``(B, K, *spatial)`` with targets that a criterion can take.
 
-    Targets are labels ``(B, *spatial)``, or have the shape of the logits.
+    Targets are labels ``(B, *spatial)``, or have the shape of the logits. Of a list of
+    logits, for deep supervision, the first is the one at the targets' resolution.
 
     Raises:
         TypeError: The logits are no tensor.
         ValueError: The shapes do not suit each other or the criterion, or a label has
             no class in the logits.
     """
+    if isinstance(logits, list) and logits:
+        logits = logits[0]
     if not isinstance(logits, Tensor):
         raise TypeError(
             f"the network returned a {type(logits).__name__}, expected a tensor of "
-            "logits (B, K, *spatial). Wrap it in a module whose forward returns that "
-            "tensor alone, such as output['out'] of torchvision's networks."
+            "logits (B, K, *spatial), or in training a list of them. Wrap it in a "
+            "module whose forward returns that, such as output['out'] of "
+            "torchvision's networks."
         )
     num_classes, per_class = logits.shape[1], targets.shape == logits.shape
     if (

@@ -16,6 +16,7 @@ from medseg.distributed import joint_count, joint_sums, unwrapped
 from medseg.training._checks import (
     Batches,
     Criterion,
+    as_float32,
     check_finite_loss,
     check_not_empty,
     check_pair,
@@ -61,7 +62,8 @@ def train_one_epoch(
     """Show every image to the network once, with one step after each batch.
 
     Args:
-        model: Maps images to logits ``(B, K, *spatial)``; on ``device``.
+        model: Maps images to logits ``(B, K, *spatial)``, or in training to a list of
+            them for ``losses.deep_supervision_loss``; on ``device``.
         loader: Pairs of images and targets. For a progress bar pass ``tqdm(loader)``.
         criterion: Loss of logits and targets, a scalar.
         optimizer: Holds the network's parameters.
@@ -84,7 +86,7 @@ def train_one_epoch(
         The mean loss per image.
 
     Raises:
-        TypeError: The network returns no tensor.
+        TypeError: The network returns neither a tensor nor a list of tensors.
         ValueError: There is no batch, logits and targets do not belong together, or
             the loss is NaN or infinite: then the weights are those before the step.
         MemoryError: The batch does not fit; the message says what to change.
@@ -107,7 +109,7 @@ def train_one_epoch(
                         logits = model(images.to(device, non_blocking=True))
                     check_pair(logits, targets, criterion)
                     targets = targets.to(device, non_blocking=True)
-                    loss = criterion(logits.float(), targets)
+                    loss = criterion(as_float32(logits), targets)
                     check_scalar(loss)
                     scaler.scale(loss * (len(images) / num_images)).backward()
                 value = loss.item()  # not earlier: it waits for the device
