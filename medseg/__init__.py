@@ -1,4 +1,4 @@
-"""medseg: the code behind the course, small enough to read in an evening.
+"""medseg: the code behind the course, written to be read.
 
 Shapes are written with one alphabet everywhere, in docstrings and in comments:
 
