@@ -280,8 +280,8 @@ def test_split_touching_keeps_small_objects_and_empty_masks():
 
 
 def test_a_pixel_at_a_corner_belongs_to_its_object():
-    mask = np.zeros((6, 6), bool)
-    mask[:3, :3] = mask[3, 3] = True
+    mask = np.zeros((8, 8), bool)
+    mask[:5, :5] = mask[5, 5] = True
     assert (classical.split_touching(mask)[mask] == 1).all()
 
 
@@ -393,6 +393,11 @@ def test_texture_is_the_deviation_within_the_window():
     np.testing.assert_allclose(moved, texture, atol=1e-4)
 
 
+def test_rounding_leaves_no_texture_below_0():
+    step = np.repeat([0.1, 1e8 / 3], 30)[None].repeat(20, axis=0)
+    assert np.isfinite(classical.pixel_features(step)).all()
+
+
 def test_features_of_a_volume_and_of_colours_stand_side_by_side():
     rng = np.random.default_rng(0)
     assert classical.pixel_features(rng.random((6, 7, 8)), sigmas=(1,)).shape[0] == 7
@@ -436,6 +441,15 @@ def test_the_same_seed_gives_the_same_forest():
     ]
     np.testing.assert_array_equal(maps[0], maps[1])
     assert (maps[0] != maps[2]).any()
+
+
+def test_a_pixel_is_drawn_once():
+    features, labels = np.array([[[0.0, 1.0]]]), np.array([[0, 1]])
+    for seed in range(6):
+        forest = classical.fit_forest(
+            [features], [labels], pixels=2, trees=1, seed=seed
+        )
+        assert forest.classes_.tolist() == [0, 1]
 
 
 def test_a_forest_says_what_does_not_belong_together():
