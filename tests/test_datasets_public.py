@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
-from PIL import Image
+from layouts import isbi_stacks, kaggle_tree, write
 from torch.utils.data import DataLoader
 
 from medseg import datasets
@@ -20,12 +20,6 @@ DATA = os.environ.get("MEDSEG_DATA")
 real_data = pytest.mark.skipif(
     not DATA, reason="MEDSEG_DATA is not set: no real images to read"
 )
-RNG = np.random.default_rng(0)
-
-
-def write(path, array):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(array).save(path)
 
 
 LISTED = ("dsb2018", "isbi2012", "isic2017", "montgomery", "msd_task04", "vnc")
@@ -33,19 +27,6 @@ LISTED = ("dsb2018", "isbi2012", "isic2017", "montgomery", "msd_task04", "vnc")
 
 def rows(name):
     return [row._asdict() for row in _splits.stored_split(name)]
-
-
-def kaggle_tree(folder, ids):
-    """Write tiny cases in Kaggle's layout: an image, and two masks that overlap."""
-    for name in ids:
-        one, two = np.zeros((2, 6, 8), np.uint8)
-        one[1:4, 1:4], two[3:6, 3:6] = 255, 255
-        image = np.full((6, 8, 4), 255, np.uint8)
-        image[..., :3] = RNG.integers(0, 256, 3)
-        write(folder / name / "images" / f"{name}.png", image)
-        write(folder / name / "masks" / "b.png", two)
-        write(folder / name / "masks" / "a.png", one)
-    return folder
 
 
 def long_ids(split):
@@ -129,12 +110,7 @@ def test_mask_of_another_size_in_the_tree_is_named(kaggle_root):
 
 
 def test_isbi_stacks_and_slices_give_the_same_cases(tmp_path):
-    volume = RNG.integers(0, 256, (30, 16, 16), np.uint8)
-    labels = (RNG.random((30, 16, 16)) < 0.8).astype(np.uint8) * np.uint8(255)
-    stacks = tmp_path / "stacks" / "isbi2012_em_membrane"
-    stacks.mkdir(parents=True)
-    tifffile.imwrite(stacks / "train-volume.tif", volume)
-    tifffile.imwrite(stacks / "train-labels.tif", labels)
+    volume, labels = isbi_stacks(tmp_path / "stacks" / "isbi2012_em_membrane")
     slices = tmp_path / "slices" / "isbi2012_em_membrane"
     for i in range(30):
         write(slices / "images" / f"{i:02d}.png", volume[i])
