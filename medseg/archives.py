@@ -21,9 +21,12 @@ from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-import pooch
 import requests
-from tqdm import tqdm
+from tqdm import TqdmWarning, tqdm
+
+with warnings.catch_warnings():  # that notebooks without widgets have plain bars
+    warnings.simplefilter("ignore", TqdmWarning)
+    import pooch
 
 ATTEMPTS = 3  # in which a lost connection is taken up again
 SECONDS = 30  # without a byte, after which a connection counts as lost
