@@ -1,6 +1,6 @@
 """Several processes that train one network, each on its part of every batch.
 
-    process_group      join the processes that torchrun started
+    join               belong to the processes that torchrun started
     share_batches      this process's part of each batch of a loader
     share_loader       this process's share of whole batches of a loader
     wrap               a network whose gradients are averaged over the processes
@@ -11,10 +11,10 @@ otherwise: a program needs no change. A batch of the loader is the joint batch, 
 split over the processes, so that n processes take the very steps that one would take.
 """
 
+import atexit
 import os
 import random
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -35,33 +35,35 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-@contextmanager
-def process_group(device: torch.device | str) -> Iterator[torch.device]:
-    """Join the processes that ``torchrun`` started, and leave them at the end.
+def join(device: torch.device | str) -> torch.device:
+    """Join the processes that ``torchrun`` started, once, and name this one's device.
 
-    Without ``torchrun``, or where the program has called ``init_process_group``
-    already, nothing is joined or left.
+    Without ``torchrun``, or where this process belongs to a group already, nothing is
+    joined. The group lasts until the program ends: processes that leave and join again
+    can meet one that has not left yet, and wait for ever.
 
     Args:
         device: ``"cuda"`` stands for the GPU of this process, ``cuda:LOCAL_RANK``.
 
-    Yields:
+    Returns:
         The device of this process.
     """
     device = torch.device(device)
     if device.type == "cuda" and device.index is None and "LOCAL_RANK" in os.environ:
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
-    joins = int(os.environ.get("WORLD_SIZE", 1)) > 1 and not dist.is_initialized()
-    if joins:
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not dist.is_initialized():
         # gloo carries what is on the CPU: the order of the images, scores.
-        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend)
-    try:
-        yield device
-    finally:
-        if joins:
-            dist.destroy_process_group()
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        )
+        atexit.register(_leave)
+    return device
+
+
+def _leave() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def seed_apart() -> None:

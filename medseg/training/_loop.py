@@ -167,10 +167,8 @@ def train(
     last_path = best_path.with_name(f"{best_path.stem}.last.pth")
     check_folder(best_path.parent, model)
 
-    with (
-        distributed.process_group(device) as device,
-        deferred_interrupts() as interrupts,
-    ):
+    device = distributed.join(device)
+    with deferred_interrupts() as interrupts:
         first = distributed.rank() == 0
         model.to(device)
         if channels_last is None:
