@@ -378,3 +378,24 @@ def test_preprocessing_is_told_by_its_code_and_values():
     assert _cache.identity_of(a) != _cache.identity_of(b)
     c, d = (lambda x: x + 1), (lambda x: x - 1)
     assert _cache.identity_of(c) != _cache.identity_of(d)
+
+
+SPACING = (1.0, 1.0, 1.0)
+
+
+def resampled(c):
+    return [halved(c) for _ in SPACING]
+
+
+def halved(c):
+    return c if c is None else resampled(None)
+
+
+def test_preprocessing_is_told_by_the_values_of_its_module_too(monkeypatch):
+    before = _cache.identity_of(resampled)
+    assert _cache.identity_of(resampled) == before
+    monkeypatch.setitem(globals(), "SPACING", (2.0, 1.0, 1.0))
+    other_spacing = _cache.identity_of(resampled)
+    assert other_spacing != before
+    monkeypatch.setitem(globals(), "halved", shift)
+    assert _cache.identity_of(resampled) != other_spacing

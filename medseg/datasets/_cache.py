@@ -162,8 +162,11 @@ def _key(case: VolumeCase | CaseFiles, identity: str) -> str:
     return f"{safe[:60]}-{digest.hexdigest()[:16]}"
 
 
-def identity_of(function: Any) -> str:
+def identity_of(function: Any, seen: frozenset[Any] = frozenset()) -> str:
     """Describe a function so that another one, or other code, gives another text.
+
+    What it reads counts as well: its defaults, what it closes over, and the numbers,
+    texts, arrays and functions of its own module that it names.
 
     Raises:
         ValueError: It cannot be told from its text: an object without a telling repr.
@@ -181,9 +184,33 @@ def identity_of(function: Any) -> str:
         more = sorted((function.__kwdefaults__ or {}).items())
         defaults += [f"{key}={_value_of(value)}" for key, value in more]
         code = hashlib.sha256(_code_of(function.__code__)).hexdigest()[:12]
-        inner = ", ".join(kept + defaults)
+        inner = ", ".join(kept + defaults + _globals_of(function, seen | {function}))
         return f"{function.__module__}.{function.__qualname__}:{code}({inner})"
     return _value_of(function)
+
+
+PLAIN = (bool, int, float, str, bytes, tuple, list, dict, np.ndarray, np.generic)
+
+
+def _globals_of(function: types.FunctionType, seen: frozenset[Any]) -> list[str]:
+    """Values of the module that a function names, and functions written beside it."""
+    found = []
+    for name in sorted(_names_in(function.__code__)):
+        value = function.__globals__.get(name)
+        if isinstance(value, PLAIN):
+            found.append(f"{name}={_value_of(value)}")
+        elif (
+            isinstance(value, types.FunctionType)
+            and value.__module__ == function.__module__
+            and value not in seen
+        ):
+            found.append(f"{name}={identity_of(value, seen)}")
+    return found
+
+
+def _names_in(code: types.CodeType) -> set[str]:
+    inner = [value for value in code.co_consts if isinstance(value, types.CodeType)]
+    return set(code.co_names).union(*map(_names_in, inner))
 
 
 def _code_of(code: types.CodeType) -> bytes:
