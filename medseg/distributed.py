@@ -1,6 +1,6 @@
 """Several processes that train one network, each on its part of every batch.
 
-    join               belong to the processes that torchrun started
+    join_group         belong to the processes that torchrun started
     share_batches      this process's part of each batch of a loader
     share_loader       this process's share of whole batches of a loader
     wrap               a network whose gradients are averaged over the processes
@@ -35,7 +35,7 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def join(device: torch.device | str) -> torch.device:
+def join_group(device: torch.device | str) -> torch.device:
     """Join the processes that ``torchrun`` started, once, and name this one's device.
 
     Without ``torchrun``, or where this process belongs to a group already, nothing is

@@ -155,7 +155,7 @@ def test_loaders_that_cannot_be_shared_are_named(found):
 def test_alone_nothing_is_changed(tmp_path):
     loader = [distributed_run.data(2)[:]]
     model = distributed_run.network()
-    device = distributed.join("cpu")
+    device = distributed.join_group("cpu")
     assert device == torch.device("cpu")
     assert distributed.world_size() == 1
     assert distributed.share_batches(loader) is loader

@@ -167,7 +167,7 @@ def train(
     last_path = best_path.with_name(f"{best_path.stem}.last.pth")
     check_folder(best_path.parent, model)
 
-    device = distributed.join(device)
+    device = distributed.join_group(device)
     with deferred_interrupts() as interrupts:
         first = distributed.rank() == 0
         model.to(device)
