@@ -306,7 +306,7 @@ def split_touching(mask: ArrayLike, *, depth: float = 1.0) -> NDArray[np.int64]:
             pieces, large ones leave touching objects together.
 
     Returns:
-        Labels of the same shape, int64: 0 background, 1, 2, ... the objects.
+        Instance numbers from 1, and 0 for background, of the same shape, int64.
 
     Raises:
         ValueError: ``depth`` is not positive.
