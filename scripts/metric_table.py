@@ -429,7 +429,8 @@ def object_rows() -> list[tuple[str, float, dict[str, Callable[[], float]]]]:
         metric = monai.CalibrationErrorMetric(num_bins=15, include_background=False)
         one_hot = np.stack([1 - inside, inside])[None]
         metric(torch.from_numpy(both), torch.from_numpy(one_hot))
-        return float(metric.aggregate())  # type: ignore[arg-type]
+        value: Any = metric.aggregate()
+        return float(value)
 
     panoptic = metrics.panoptic_quality(pred, truth)
     return [
