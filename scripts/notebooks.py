@@ -197,7 +197,7 @@ def kernel_facts(client: NotebookClient) -> dict[str, Any]:
 
 
 def strip_noise(notebook: Any) -> None:
-    """Drop chatter on stderr, and join what ``print`` wrote in pieces."""
+    """Drop chatter on stderr and local paths; join what ``print`` wrote in pieces."""
     for cell in notebook.cells:
         if cell.cell_type != "code":
             continue
@@ -205,6 +205,10 @@ def strip_noise(notebook: Any) -> None:
         for output in cell.outputs:
             if output.get("name") == "stderr":
                 continue
+            if "traceback" in output:  # where the recording machine keeps the project
+                output.traceback = [
+                    line.replace(f"{ROOT}/", "") for line in output.traceback
+                ]
             if kept and output.get("name") == kept[-1].get("name") == "stdout":
                 kept[-1].text += output.text
             else:

@@ -131,3 +131,13 @@ def test_the_address_does_not_freshen_a_stale_notebook(tmp_path, monkeypatch):
     move_to_a_new_place(tmp_path, monkeypatch)
     runner.address([path])
     assert runner.is_stale(runner.read(path))
+
+
+def test_tracebacks_name_no_folder_of_the_machine():
+    cell = nbformat.v4.new_code_cell("1 / 0")
+    line = f"File {runner.ROOT}/medseg/checks.py:1"
+    cell.outputs = [
+        nbformat.v4.new_output("error", ename="E", evalue="", traceback=[line])
+    ]
+    runner.strip_noise(nbformat.v4.new_notebook(cells=[cell]))
+    assert cell.outputs[0].traceback == ["File medseg/checks.py:1"]
