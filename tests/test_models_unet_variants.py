@@ -2,6 +2,8 @@
 figures of their papers and releases."""
 
 import pickle
+import subprocess
+import sys
 from itertools import pairwise
 
 import pytest
@@ -377,3 +379,24 @@ def test_wrong_options_are_refused_with_the_right_ones():
         AttentionUNet(1, 1, widths=NARROW, gates=0)
     with pytest.raises(ValueError, match=r"widths must be even.*got \(2, 3\)"):
         UNet3D(1, 1, widths=(2, 3))
+
+
+def test_narrow_residual_unet_trains_in_bfloat16_and_channels_last() -> None:
+    # A strided 1x1 convolution of such tensors corrupts memory in PyTorch 2.13, and
+    # takes the whole process with it: hence a process of its own.
+    script = """
+import torch
+from medseg.models.unet_variants import ResidualUNet
+
+torch.manual_seed(0)
+net = ResidualUNet(3, 1, widths=(8, 16, 32)).to(memory_format=torch.channels_last)
+images = torch.randn(8, 3, 128, 128).to(memory_format=torch.channels_last)
+for _ in range(3):
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = net(images)
+    logits.float().square().mean().backward()
+print(sum(float(p.grad.abs().sum()) > 0 for p in net.parameters()))
+"""
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert int(run.stdout) > 10

@@ -84,13 +84,19 @@ class ResidualUnit(nn.Module):
             nn.ReLU(inplace=True),
             conv(out_channels, out_channels, 3, padding=1),
         )
+        # The 1x1 convolution reads every stride-th pixel. Picked first: with the stride
+        # in the convolution, some CPUs corrupt memory (PyTorch 2.13, bfloat16,
+        # channels_last, channels that are no multiple of 16).
+        self.pick: nn.Module = nn.Identity()
+        if stride > 1:
+            self.pick = MAX_POOL[spatial_dims](1, stride)
         self.shortcut: nn.Module = nn.Identity()
         if stride > 1 or in_channels != out_channels:
-            self.shortcut = conv(in_channels, out_channels, 1, stride, bias=False)
+            self.shortcut = conv(in_channels, out_channels, 1, bias=False)
 
     def forward(self, features: Tensor) -> Tensor:
         """Map ``(B, C, *spatial)`` to ``(B, C', *spatial / stride)``."""
-        return self.convs(features) + self.shortcut(features)
+        return self.convs(features) + self.shortcut(self.pick(features))
 
 
 class ResidualUNet(nn.Module):
