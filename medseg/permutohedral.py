@@ -177,6 +177,10 @@ class PermutohedralLattice(GaussianFilter):
     nearer to the Gaussian.
     The result is a Gaussian up to a constant factor, which the normalisation removes.
 
+    Values may be float16 where the features are not: half the memory to go through, and
+    each step rounds by 5e-4 at most. Use it for values up to 1 and a normalised lattice
+    alone: float16 ends at 65504, and the sum at a vertex grows with the points there.
+
     Args:
         features: ``(N, d)``, floating point, divided by the standard deviations.
         normalized: Divide by the square roots of the row sums, on both sides.
@@ -202,13 +206,14 @@ class PermutohedralLattice(GaussianFilter):
     def __init__(self, features: Tensor, *, normalized: bool = True) -> None:
         _check_features(features)
         self._spare: list[Tensor] = []
+        self._tables: dict[torch.dtype, _Tables] = {}
         with torch.no_grad():
             corner, rank, weights = _enclosing_simplex(features.detach())
             self._number_vertices(corner, rank, weights)
             if normalized:
                 scale = self.apply(torch.ones_like(features[:, :1])).rsqrt()
                 self.slice_weights.mul_(scale)
-                for some in self._splat:
+                for some in self._tables[features.dtype].splat:
                     some.weights.mul_(scale[some.points, 0])
 
     def pieces(self, values: Tensor, order: int = 0) -> Iterator[tuple[slice, Tensor]]:
@@ -217,25 +222,25 @@ class PermutohedralLattice(GaussianFilter):
         The vertices' values live in tensors that the lattice keeps: take all pieces
         before the next filtering.
         """
-        if not self._spare or self._spare[0].shape[1] != values.shape[1]:
-            rows = values.new_empty(self.num_vertices, values.shape[1])
+        needed = (self.num_vertices, values.shape[1])
+        first = self._spare[0] if self._spare else values[:0]
+        if first.shape != needed or first.dtype != values.dtype:
+            rows = values.new_empty(needed)
             self._spare = [rows, *(torch.empty_like(rows) for _ in range(4))]
+        if values.dtype not in self._tables:
+            made = next(iter(self._tables.values()))
+            self._tables[values.dtype] = made.to(values.dtype)
+        table = self._tables[values.dtype]
         splat, *spare = self._spare
-        _gather_into(splat, values, self._splat)
+        _gather_into(splat, values, table.splat)
         if order == 0:
-            onward = self._blur(splat, 1, spare[:2])
-            blurred = onward.add_(self._blur(splat, -1, spare[2:])).mul_(0.5)
+            onward = _blur(splat, table.blurs, spare[:2])
+            back = _blur(splat, table.blurs[::-1], spare[2:])
+            blurred = onward.add_(back).mul_(0.5)
         else:
-            blurred = self._blur(splat, order, spare[:2])
-        for some in self._slice:
+            blurred = _blur(splat, table.blurs[::order], spare[:2])
+        for some in table.slice:
             yield some.rows, _gather(blurred, some)
-
-    def _blur(self, values: Tensor, order: int, spare: list[Tensor]) -> Tensor:
-        """Blur along each direction, into two tensors by turns; return the last."""
-        for blur, target in zip(self._blurs[::order], cycle(spare)):
-            _gather_into(target, values, blur)
-            values = target
-        return values
 
     def _number_vertices(self, corner: Tensor, rank: Tensor, weights: Tensor) -> None:
         """Give each vertex a number, and write down who exchanges what with whom.
@@ -266,42 +271,51 @@ class PermutohedralLattice(GaussianFilter):
             starts.append(start + colour * num_points)
             first_number.append(first_number[-1] + len(start))
         self.num_vertices = first_number[-1]
-        self.slice_vertices = torch.stack(numbers, dim=1)  # (N, d + 1)
+        # Half as long as int64, which is a good part of what a filter reads.
+        index = torch.int32 if num_points * (dim + 1) < 2**31 else torch.int64
+        self.slice_vertices = torch.stack(numbers, dim=1).to(index)  # (N, d + 1)
         self.slice_weights = weights.t().contiguous()  # (N, d + 1)
-        self._slice = _in_pieces(self.slice_vertices, self.slice_weights)
-        self._splat = _in_pieces(
-            torch.cat(orders),  # (N * (d + 1),)
+        splat = _in_pieces(
+            torch.cat([order.to(index) for order in orders]),  # (N * (d + 1),)
             torch.cat([w[order] for w, order in zip(weights, orders, strict=True)]),
-            torch.cat(starts),  # (num_vertices,)
+            torch.cat([start.to(index) for start in starts]),  # (num_vertices,)
         )
-        self._blurs = [
-            _in_pieces(
-                *self._blur_matrix(keys, first_number, int(factors.sum()), int(factor))
-            )
+        wrap = int(factors.sum())
+        blurs = [
+            _in_pieces(*self._blur_matrix(keys, first_number, wrap, int(factor), index))
             for factor in factors
         ]
+        slices = _in_pieces(self.slice_vertices, self.slice_weights)
+        self._tables[weights.dtype] = _Tables(splat, blurs, slices)
 
     def _blur_matrix(
-        self, keys: list[Tensor], first_number: list[int], wrap: int, factor: int
+        self,
+        keys: list[Tensor],
+        first_number: list[int],
+        wrap: int,
+        factor: int,
+        index: torch.dtype,
     ) -> tuple[Tensor, Tensor]:
-        """Vertices and weights of the blur in one direction: ``(num_vertices, 3)``."""
-        missing = self.num_vertices
-        own = torch.arange(self.num_vertices, device=keys[0].device)
-        after = []
+        """Vertices and weights of the blur in one direction: ``(num_vertices, 3)``.
+
+        A vertex without a neighbour has itself in its place, with weight 0.
+        """
+        own = torch.arange(self.num_vertices, dtype=index, device=keys[0].device)
+        vertices = own[:, None].repeat(1, 3)  # itself, ahead, behind
         for colour, here in enumerate(keys):
             follower = (colour + 1) % len(keys)
             wanted = here - factor + (wrap if follower == 0 else 0)
             place = torch.searchsorted(keys[follower], wanted)
             place.clamp_(max=len(keys[follower]) - 1)
-            found = keys[follower][place] == wanted
-            after.append(torch.where(found, place + first_number[follower], missing))
-        ahead = torch.cat(after)
-        behind = own.new_full((missing + 1,), missing)
-        behind = behind.scatter_(0, ahead, own)[:-1]
-        vertices = torch.stack([own, ahead, behind], dim=1)
-        exists = vertices < missing
-        weights = exists * self.slice_weights.new_tensor([1.0, 0.5, 0.5])
-        return vertices.where(exists, own[:, None]), weights
+            found = (keys[follower][place] == wanted).nonzero().squeeze(1)
+            ahead = place[found] + first_number[follower]
+            behind = found + first_number[colour]
+            vertices[behind, 1] = ahead.to(index)
+            vertices[ahead, 2] = behind.to(index)
+        weights = self.slice_weights.new_full((self.num_vertices, 3), 0.5)
+        weights *= vertices != own[:, None]
+        weights[:, 0] = 1
+        return vertices, weights
 
 
 class _Block(NamedTuple):
@@ -314,9 +328,8 @@ class _Block(NamedTuple):
 
 def _band_matrix(pixels: int, sigma: float, radius: int, like: Tensor) -> list[_Block]:
     """A Gaussian along an axis, normalised on both sides, in blocks of rows."""
-    size = max(
-        64, 2 * radius
-    )  # smaller blocks hold fewer zeros, larger ones are faster
+    # Smaller blocks hold fewer zeros, larger ones are faster.
+    size = max(32, 2 * radius)
     place = torch.arange(pixels, device=like.device)
     blocks = []
     for start in range(0, pixels, size):
@@ -424,6 +437,21 @@ class _Rows(NamedTuple):
     starts: Tensor | None
 
 
+class _Tables(NamedTuple):
+    """The steps of a lattice, with weights of one dtype."""
+
+    splat: list[_Rows]
+    blurs: list[list[_Rows]]  # by direction
+    slice: list[_Rows]
+
+    def to(self, dtype: torch.dtype) -> "_Tables":
+        def converted(pieces: list[_Rows]) -> list[_Rows]:
+            return [some._replace(weights=some.weights.to(dtype)) for some in pieces]
+
+        blurs = [converted(blur) for blur in self.blurs]
+        return _Tables(converted(self.splat), blurs, converted(self.slice))
+
+
 def _in_pieces(
     points: Tensor, weights: Tensor, starts: Tensor | None = None
 ) -> list[_Rows]:
@@ -454,6 +482,14 @@ def _gather(values: Tensor, some: _Rows) -> Tensor:
         mode="sum",
         per_sample_weights=some.weights,
     )
+
+
+def _blur(values: Tensor, blurs: list[list[_Rows]], spare: list[Tensor]) -> Tensor:
+    """Blur along each direction, into two tensors by turns; return the last."""
+    for blur, target in zip(blurs, cycle(spare)):
+        _gather_into(target, values, blur)
+        values = target
+    return values
 
 
 def _gather_into(out: Tensor, values: Tensor, pieces: list[_Rows]) -> None:

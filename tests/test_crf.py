@@ -200,7 +200,34 @@ def test_result_is_the_same_whether_gradients_are_recorded_or_not(method, num_cl
     without = dense_crf(logits, images, **options)
     recorded = dense_crf(logits.requires_grad_(), images, **options)
     assert recorded.requires_grad
-    torch.testing.assert_close(recorded.detach(), without)
+    # Without gradients the lattice holds several columns in float16.
+    rounded = method == "lattice" and num_classes > 2
+    atol = 1e-3 if rounded else 1e-5
+    torch.testing.assert_close(recorded.detach(), without, atol=atol, rtol=0)
+
+
+def test_half_precision_in_the_lattice_changes_next_to_nothing(monkeypatch):
+    image = torch.from_numpy(skimage.data.astronaut()[:96, 150:246].copy())
+    images = image.permute(2, 0, 1)[None]
+    logits = 3 * torch.randn(1, 5, 96, 96, generator=torch.Generator().manual_seed(0))
+    compact = dense_crf(logits, images)
+    exact = dense_crf(logits.double(), images)
+    monkeypatch.setattr("medseg.crf.COMPACT_POINTS", 0)
+    full = dense_crf(logits, images)
+    assert not torch.equal(compact, full)  # it was used, and can be left out
+    torch.testing.assert_close(full.double(), exact, atol=1e-4, rtol=0)
+    assert (compact - exact).abs().mean() < 1e-4
+    assert (compact.argmax(1) == exact.argmax(1)).float().mean() > 0.999
+
+
+def test_scores_too_large_for_an_exponential_are_decided_all_the_same():
+    logits = torch.tensor([[[[-500.0]], [[500.0]], [[499.0]]]]).expand(1, 3, 4, 4)
+    images = torch.zeros(1, 1, 4, 4)
+    images[..., 2:] = 200.0
+    refined = dense_crf(logits, images)
+    assert refined.isfinite().all()
+    assert (refined.argmax(1) == 1).all()
+    assert (refined[:, 0] == 0).all()
 
 
 @pytest.mark.parametrize("dim", [1, 2, 3, 5])
@@ -320,7 +347,7 @@ def test_gpu_agrees_with_cpu(method, num_classes):
         dense_crf(logits.cuda(), images.cuda(), params=SMALL, method=method).cpu(),
         dense_crf(logits, images, params=SMALL, method=method),
         rtol=1e-3,
-        atol=1e-4,
+        atol=1e-3,
     )
 
 
