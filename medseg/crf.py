@@ -478,13 +478,15 @@ def _iterate_in_place(
     )
     read = values.half() if compact else values
     state = torch.empty_like(unary)
-    for order in _orders(iterations):
+    for number, order in enumerate(_orders(iterations), start=1):
         smooth = kernels.smoothness.apply_into(values, spare)
         for rows, filtered in kernels.appearance.pieces(read, order):
             piece = torch.add(
-                unary[rows], filtered.to(unary.dtype), alpha=factors[0], out=state[rows]
-            )
-            piece.add_(smooth[rows], alpha=factors[1])
+                unary[rows], filtered.to(unary.dtype), alpha=factors[0]
+            ).add_(smooth[rows], alpha=factors[1])
+            if number == iterations:
+                state[rows] = piece
+                continue
             values[rows] = _beliefs(piece)
             if compact:
                 read[rows] = values[rows]

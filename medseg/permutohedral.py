@@ -25,6 +25,7 @@ from torch import Tensor
 from medseg.checks import check_finite
 
 LONGEST_KEY = 2**62  # within an int64
+SHORT_KEY = 2**29  # within an int32, with the steps from vertex to vertex
 ROWS = 2**13  # of a matrix at a time: with 20 columns they fit a processor's cache
 
 
@@ -253,7 +254,8 @@ class PermutohedralLattice(GaussianFilter):
         # One integer for each vertex. Its last coordinate follows from the others.
         factors = _key_factors(corner[:dim])  # (d + 1,)
         key = (factors[:dim, None] * corner[:dim]).sum(0)  # (N,) of colour 0
-        by_rank = torch.empty_like(rank).scatter_(
+        key = key.to(factors.dtype)  # sums are int64
+        by_rank = torch.empty_like(rank, dtype=factors.dtype).scatter_(
             0, rank, factors[:, None].expand_as(rank)
         )
         keys, orders, starts, numbers, first_number = [], [], [], [], [0]
@@ -411,17 +413,20 @@ def _key_factors(coordinates: Tensor) -> Tensor:
     2^64, where two among a million vertices collide once in ten million images.
 
     Returns:
-        ``(d + 1,)``, int64; the last is 0.
+        ``(d + 1,)``, int64 or, where short, int32; the last is 0.
     """
     # A corner lies up to 1 below the given ones, a vertex looked for 1 further.
     spans = (coordinates.amax(1) - coordinates.amin(1) + 4).tolist()
+    dtype = torch.int64
     if math.prod(spans) < LONGEST_KEY:
         factors = [math.prod(spans[axis + 1 :]) for axis in range(len(spans))]
+        if math.prod(spans) < SHORT_KEY:
+            dtype = torch.int32  # sorted in half the time
     else:
         rng = torch.Generator().manual_seed(0)
         halves = torch.randint(-(2**62), 2**62, (len(spans),), generator=rng)
         factors = (2 * halves + 1).tolist()
-    return torch.tensor([*factors, 0], device=coordinates.device)
+    return torch.tensor([*factors, 0], dtype=dtype, device=coordinates.device)
 
 
 class _Rows(NamedTuple):
