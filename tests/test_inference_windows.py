@@ -523,3 +523,10 @@ def test_a_predictor_of_another_size_is_refused():
             training_spacing=(1, 1),
             predictor=lambda _, images: images[..., :2],
         )
+
+
+@pytest.mark.parametrize("num_classes", [2, 5])
+def test_label_map_takes_the_first_of_equal_classes(num_classes):
+    images = torch.randint(0, 3, (2, num_classes, 9, 12, 7)).float()
+    labels = sliding_window(nn.Identity(), images, patch_size=9, output="labels")
+    assert torch.equal(labels.long(), images.argmax(dim=1))
