@@ -264,15 +264,7 @@ def _decide(logits: Tensor, threshold: float) -> Tensor:
     """Labels from logits; for K > 1 the softmax would not change the largest."""
     if logits.shape[1] == 1:
         return to_labels(to_probabilities(logits), threshold=threshold)
-    if logits.is_cuda:
-        return to_labels(logits)
-    # As argmax, the first of equals wins; class by class, as rows of memory, a CPU does
-    # it in two thirds of the time.
-    highest = logits.amax(dim=1)
-    labels = torch.zeros_like(highest, dtype=torch.int16)
-    for k in reversed(range(logits.shape[1])):
-        labels.masked_fill_(logits[:, k] == highest, k)
-    return labels
+    return to_labels(logits)
 
 
 def window_starts(size: int, window: int, overlap: float) -> list[int]:
